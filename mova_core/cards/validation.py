@@ -1,0 +1,140 @@
+"""From a parsed TOML document to a validated `Spec`, with errors in the words of the file.
+
+The keys of the document's main table are the spec's own fields; every other table is one field.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from mova_core.cards.spec import Spec
+from mova_core.cards.warning import warn
+from mova_core.errors import CardError
+
+S = TypeVar("S", bound=Spec)
+Place = tuple[str | int, ...]
+"""Where a value is: field names, and positions in lists."""
+
+
+def validated(kind: type[S], document: dict[str, Any], *, main: str, path: Path) -> S:
+    """Build a `kind` from a document; unknown keys are dropped with a warning.
+
+    Args:
+        kind: the spec to build.
+        document: the parsed TOML; not modified.
+        main: name of the main table.
+        path: the file, for messages.
+
+    Raises:
+        CardError: a key is missing, misplaced or wrong; names file and key.
+    """
+    tables = {name for name, field in kind.model_fields.items() if _is_table(field.annotation)}
+    for name in sorted(tables & document[main].keys()):
+        raise CardError(f"{path}: key `[{main}] {name}` is misplaced", expected=f"a table `[{name}]`")
+    unknown_tables = [name for name in document if name not in tables and name != main]
+    for name in unknown_tables:
+        _warn_unknown(path, f"[{name}]", name, [main, *tables])
+    data = {**document[main], **{name: document[name] for name in tables & document.keys()}}
+    for place, known in _unknown(kind, data):
+        _warn_unknown(path, _in_file(place, main, tables), str(place[-1]), known)
+    try:
+        return kind.model_validate(_without_unknown(kind, data))
+    except ValidationError as error:
+        raise _card_error(error, kind, main, tables, path) from error
+
+
+def _warn_unknown(path: Path, shown: str, name: str, known: list[str]) -> None:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    warn(f"{path}: unknown key `{shown}`" + (f"; did you mean `{near[0]}`?" if near else ""))
+
+
+def _spec_inside(annotation: Any) -> type[Spec] | None:
+    """The `Spec` class of an annotation `X`, `X | None` or `tuple[X, ...]`."""
+    for candidate in (annotation, *typing.get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Spec):
+            return candidate
+    return None
+
+
+def _is_table(annotation: Any) -> bool:
+    return _spec_inside(annotation) is not None or typing.get_origin(annotation) is dict
+
+
+def _unknown(kind: type[Spec], data: Any, place: Place = ()) -> Iterator[tuple[Place, list[str]]]:
+    """Yield place and known neighbours of every key that `kind` does not have."""
+    if isinstance(data, list):
+        for index, row in enumerate(data):
+            yield from _unknown(kind, row, (*place, index))
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            field = kind.model_fields.get(key)
+            if field is None:
+                yield (*place, key), list(kind.model_fields)
+            elif inner := _spec_inside(field.annotation):
+                yield from _unknown(inner, value, (*place, key))
+
+
+def _without_unknown(kind: type[Spec], data: Any) -> Any:
+    """A copy of `data` with just the keys that `kind` has."""
+    if isinstance(data, list):
+        return [_without_unknown(kind, row) for row in data]
+    if not isinstance(data, dict):
+        return data
+    kept = {}
+    for key, value in data.items():
+        if field := kind.model_fields.get(key):
+            inner = _spec_inside(field.annotation)
+            kept[key] = _without_unknown(inner, value) if inner else value
+    return kept
+
+
+def _in_file(place: Place, main: str, tables: set[str]) -> str:
+    """The place as the file writes it: `[input] size`, `[[parts]] 2 sha256`, `[expert] domains 3`."""
+    if not place:
+        return f"[{main}]"
+    head, *rest = place
+    if head not in tables:
+        head, rest = main, list(place)
+    steps = [str(step + 1) if isinstance(step, int) else step for step in rest]
+    listed = head != main and rest and isinstance(rest[0], int)
+    return " ".join([f"[[{head}]]" if listed else f"[{head}]", *steps])
+
+
+def _field_place(kind: type[Spec], location: Place) -> Place:
+    """Pydantic's location without the names of union branches and of dict keys."""
+    place: list[str | int] = []
+    inside: type[Spec] | None = kind
+    for step in location:
+        if isinstance(step, int):
+            place.append(step)
+        elif inside is not None and step in inside.model_fields:
+            place.append(step)
+            inside = _spec_inside(inside.model_fields[step].annotation)
+        elif len(place) == 1 and typing.get_origin(kind.model_fields[str(place[0])].annotation) is dict:
+            place.append(step)
+    return tuple(place)
+
+
+def _card_error(
+    error: ValidationError, kind: type[Spec], main: str, tables: set[str], path: Path
+) -> CardError:
+    """The first wrong key, with all that is wrong with it; the others are counted."""
+    by_place: dict[Place, list[Any]] = {}
+    for problem in error.errors(include_url=False):
+        by_place.setdefault(_field_place(kind, problem["loc"]), []).append(problem)
+    place, problems = next(iter(by_place.items()))
+    key = _in_file(place, main, tables)
+    more = f" (and {len(by_place) - 1} more)" if len(by_place) > 1 else ""
+    first = problems[0]
+    if first["type"] == "missing":
+        what = "table" if len(place) == 1 and place[0] in tables else "key"
+        return CardError(f"{path}: {what} `{key}` is missing{more}")
+    wishes = dict.fromkeys(problem["msg"].removeprefix("Value error, ") for problem in problems)
+    shown = first["input"] if not isinstance(first["input"], dict) else None
+    return CardError(f"{path}: `{key}` is wrong: {', or '.join(wishes)}{more}", value=shown)

@@ -1,0 +1,172 @@
+"""The command `mova`. The module of a command is imported when that command runs, and only then."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from mova_core.cards.warning import CardWarning
+from mova_core.errors import ConfigError, MovaError
+
+FAILED = 2
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Where a command is, and what the help says of it.
+
+    Args:
+        module: has a typer app named `app` (a group of commands), or a function named `command`.
+        help: one line.
+    """
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "ask": Command("mova_core.cli.ask", "Answer a question about a picture."),
+    "route": Command("mova_core.cli.route", "Show which experts a question would go to."),
+    "experts": Command("mova_core.cli.experts", "List and describe the experts of this environment."),
+    "models": Command("mova_core.cli.models", "List, fetch and check models."),
+    "train": Command("mova_core.cli.train", "Train a router, a model, or an expert's pack."),
+    "eval": Command("mova_core.cli.evaluate", "Measure a model on held-out data."),
+    "doctor": Command("mova_core.cli.doctor", "Check this environment and say how to mend it."),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; None takes those of this process.
+
+    Returns:
+        the exit code: 0 fine, 1 problems found, 2 an error, which stands in one line on stderr.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = _shown_plainly(warnings.showwarning)
+        return _flushed(_run(arguments))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        _application(arguments)(args=arguments, prog_name="mova")
+    except MovaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _application(arguments: Sequence[str]) -> typer.Typer:
+    """The typer app, in which only the command that is wanted is real; the others are there for the help."""
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        help="Answer questions about pictures with the vision experts they need.",
+    )
+    app.callback(no_args_is_help=True)(_options)
+    # All options of `mova` itself are flags, so the first other word is the command.
+    wanted = next((word for word in arguments if not word.startswith("-")), None)
+    for name, command in COMMANDS.items():
+        if name == wanted:
+            _add(app, name, _imported(name, command), command.help)
+        else:
+            app.command(name, help=command.help)(_absent)
+    if wanted is not None and wanted not in COMMANDS:
+        _add(app, wanted, _from_plugin(wanted), None)
+    return app
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"mova-core {version('mova-core')}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of `mova` itself; each acts as soon as it is read."""
+
+
+def _absent() -> None:
+    """Stands in the help for a command that was not asked for."""
+
+
+def _add(app: typer.Typer, name: str, command: typer.Typer | Callable[..., Any], help: str | None) -> None:
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name, help=help)
+    else:
+        app.command(name)(command)
+
+
+def _imported(name: str, command: Command) -> typer.Typer | Callable[..., Any]:
+    try:
+        module = importlib.import_module(command.module)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"`mova {name}` needs the package {error.name}, which is not installed",
+            hint="`mova doctor` says what else is missing.",
+        ) from error
+    found: typer.Typer | Callable[..., Any] = getattr(module, "app", None) or module.command
+    return found
+
+
+def _from_plugin(name: str) -> typer.Typer | Callable[..., Any]:
+    """The command of that name that a behaviour plugin brings."""
+    from mova_core.hookspecs import load_hooks
+
+    brought = load_hooks().collect("mova_commands")
+    if name in brought:
+        found: typer.Typer | Callable[..., Any] = brought[name]
+        return found
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, [*COMMANDS, *brought], n=1)
+    raise ConfigError(
+        "no such command",
+        value=f"mova {name}",
+        expected=f"mova {near[0]}" if near else None,
+        hint="Try `mova --help`.",
+    )
+
+
+def _shown_plainly(others: Callable[..., None]) -> Callable[..., None]:
+    """Show warnings about cards in one line, and all others as before."""
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+        if issubclass(category, CardWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            others(message, category, *rest, **named)
+
+    return show
+
+
+def _flushed(code: int) -> int:
+    """Flush stdout. If its reader is gone, as in `mova ... | head -1`, keep Python quiet about it at exit."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code or 1
+    return code

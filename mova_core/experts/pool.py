@@ -1,0 +1,274 @@
+"""The pool: many experts by name, of which each picture meets only those its route chose.
+
+Notation for tensor shapes:
+    b: pictures of the batch, m: pictures that chose an expert, n: tokens of its grid, c: its channels
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from PIL import Image
+
+from mova_core.cards.card import ExpertCard
+from mova_core.cards.discovery import discover
+from mova_core.cards.records import ExpertRecord
+from mova_core.cards.resolve import usable_expert
+from mova_core.errors import ExpertLoadError, ExpertRunError, InputError, PoolError, UnknownExpertError
+from mova_core.experts.batch import ImageBatch
+from mova_core.experts.cache import FeatureCache, FeatureKey
+from mova_core.experts.encoded import Encoded
+from mova_core.experts.features import ExpertFeatures, RoutedFeatures
+from mova_core.experts.loading import Finder, load_expert
+from mova_core.experts.protocol import VisionExpert
+from mova_core.experts.run import run_expert
+from mova_core.experts.shelf import ExpertShelf, Progress, silent
+
+if TYPE_CHECKING:
+    from mova_core.routing.route import Route
+
+
+class ExpertPool:
+    """Experts and base encoders by id, loaded when first needed.
+
+    Iterating gives the cards of the experts, not of base encoders, in id order: what a router is offered.
+    Nothing depends on the order in which experts are given.
+
+    Features are computed under `no_grad`, not in inference mode, so that a trainable adapter can save them
+    for its backward pass, and without autocast, so that cached features do not depend on who asked first.
+
+    Args:
+        experts: cards, or usable records of discovery.
+        device: where experts run.
+        dtype: dtype of their parameters and features.
+        memory_budget: bound of all loaded experts together in bytes, by their parameters and buffers; those
+            used longest ago make room. None for no bound.
+        cache: keeps features by picture; None keeps nothing between calls.
+        on_expert_error: whether a routed expert that fails raises ("error") or is left out and named in
+            `Encoded.skipped` ("skip").
+        loader: builds the expert of a card; `load_expert` unless given.
+        find: for the default loader: where `part:` and `https:` weights were put.
+        progress: hears of loading and evicting.
+
+    Raises:
+        PoolError: two experts of one id, or a record that cannot be used.
+    """
+
+    def __init__(
+        self,
+        experts: Iterable[ExpertCard | ExpertRecord],
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        memory_budget: int | None = None,
+        cache: FeatureCache | None = None,
+        on_expert_error: Literal["error", "skip"] = "error",
+        loader: Callable[[ExpertCard], VisionExpert] | None = None,
+        find: Finder | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.cache = cache
+        self.on_expert_error = on_expert_error
+        self._find = find
+        self._cards: dict[str, ExpertCard] = {}
+        self._folders: dict[str, Path] = {}
+        for expert in experts:
+            self._add(expert)
+        self._cards = dict(sorted(self._cards.items()))
+        self._shelf = ExpertShelf(
+            loader or self._load, device=self.device, dtype=dtype, budget=memory_budget, progress=progress
+        )
+
+    @classmethod
+    def from_ids(cls, ids: Iterable[str], **options: Any) -> Self:
+        """A pool of installed experts.
+
+        Args:
+            ids: `id`, or `distribution/id` where two distributions bring one id.
+            options: as for the constructor.
+
+        Raises:
+            UnknownExpertError: nothing of that name is installed.
+            ExpertLoadError, CardError: it is installed and cannot be used, or two distributions bring it.
+        """
+        records = discover()
+        return cls([usable_expert(id, records) for id in ids], **options)
+
+    def __iter__(self) -> Iterator[ExpertCard]:
+        return (card for card in self._cards.values() if card.role == "expert")
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the experts, in order."""
+        return tuple(card.id for card in self)
+
+    @property
+    def bases(self) -> tuple[ExpertCard, ...]:
+        """Cards of the base encoders, in id order."""
+        return tuple(card for card in self._cards.values() if card.role == "base")
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Ids of experts in memory, used longest ago first."""
+        return self._shelf.loaded
+
+    @property
+    def loaded_bytes(self) -> int:
+        """Bytes of parameters and buffers in memory."""
+        return self._shelf.nbytes
+
+    def card(self, id: str) -> ExpertCard:
+        """The card of an expert or base encoder of the pool.
+
+        Raises:
+            UnknownExpertError: the pool has nothing of that id.
+        """
+        if id in self._cards:
+            return self._cards[id]
+        close = difflib.get_close_matches(id, self._cards, n=1)
+        raise UnknownExpertError(
+            "the pool has no such expert",
+            value=id,
+            expected=f"one of {', '.join(self._cards)}" if self._cards else "no id, since the pool is empty",
+            hint=f"Did you mean {close[0]!r}?" if close else "Run `mova experts list`.",
+        )
+
+    def expert(self, id: str) -> VisionExpert:
+        """The expert itself, loaded if need be.
+
+        Raises:
+            UnknownExpertError: the pool has nothing of that id.
+            ExpertLoadError: it cannot be loaded.
+            PoolError: it alone exceeds the memory budget.
+        """
+        return self._shelf.get(self.card(id))
+
+    def unload(self, id: str) -> None:
+        """Take an expert out of memory; its cached features stay."""
+        self._shelf.drop(self.card(id).id)
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Image.Image], routes: Sequence[Route]) -> Encoded:
+        """Run for each picture the experts of its own route, each expert once for all pictures that chose it.
+
+        Args:
+            images: b pictures.
+            routes: b routes.
+
+        Returns:
+            For each chosen expert, in id order, features [m, n, c] and the m rows, ascending.
+
+        Raises:
+            UnknownExpertError: a route names an expert that the pool does not have.
+            PoolError: a route names a base encoder, or there is not one route a picture.
+            ExpertLoadError, ExpertRunError, PoolError: under `on_expert_error="error"`, a chosen expert
+                cannot be loaded, fails, or alone exceeds the memory budget.
+            InputError: a picture cannot be decoded.
+        """
+        rows = self._rows_by_expert(len(images), routes)
+        batch = ImageBatch(images) if rows else ImageBatch([])
+        features: dict[str, RoutedFeatures] = {}
+        skipped: dict[str, str] = {}
+        for id, chosen in rows.items():
+            try:
+                found = self._features(self._cards[id], batch, [batch.digests[row] for row in chosen])
+            except (ExpertLoadError, ExpertRunError, PoolError) as error:
+                if self.on_expert_error == "error":
+                    raise
+                skipped[id] = str(error)
+            else:
+                features[id] = RoutedFeatures(found, tuple(chosen))
+        return Encoded(features, skipped)
+
+    @torch.no_grad()
+    def encode_all(self, images: Sequence[Image.Image], id: str) -> ExpertFeatures:
+        """Run one encoder, such as the base, for every picture.
+
+        Args:
+            images: b pictures, at least one.
+            id: an expert or base encoder of the pool.
+
+        Returns:
+            Features [b, n, c]. A failure always raises: this encoder was named.
+
+        Raises:
+            UnknownExpertError, ExpertLoadError, ExpertRunError, PoolError: as for `encode`.
+            InputError: there is no picture, or one cannot be decoded.
+        """
+        card = self.card(id)
+        if not images:
+            raise InputError(f"no image was given to {id!r}", expected="at least one")
+        batch = ImageBatch(images)
+        return self._features(card, batch, batch.digests)
+
+    def _add(self, expert: ExpertCard | ExpertRecord) -> None:
+        card = _usable_card(expert) if isinstance(expert, ExpertRecord) else expert
+        if card.id in self._cards:
+            raise PoolError("two experts of the pool share an id", value=card.id, expected="each id once")
+        self._cards[card.id] = card
+        if isinstance(expert, ExpertRecord) and expert.source is not None:
+            self._folders[card.id] = expert.source.parent
+
+    def _load(self, card: ExpertCard) -> VisionExpert:
+        beside = self._folders.get(card.id)
+        return load_expert(card, device=self.device, dtype=self.dtype, beside=beside, find=self._find)
+
+    def _rows_by_expert(self, images: int, routes: Sequence[Route]) -> dict[str, list[int]]:
+        """For each chosen expert, in id order, the rows that chose it, ascending."""
+        if len(routes) != images:
+            raise PoolError(
+                "pictures and routes do not pair up", value=f"{len(routes)} routes", expected=f"{images}"
+            )
+        rows: dict[str, list[int]] = {}
+        for row, route in enumerate(routes):
+            for id in dict.fromkeys(route.experts):
+                if self.card(id).role != "expert":
+                    raise PoolError("a route names a base encoder", value=id, expected="ids of experts")
+                rows.setdefault(id, []).append(row)
+        return dict(sorted(rows.items()))
+
+    def _features(self, card: ExpertCard, batch: ImageBatch, digests: Sequence[str]) -> ExpertFeatures:
+        """Features [m, n, c] of the pictures of those digests; equal pictures are computed once."""
+        revision = card.weights.revision or card.weights.sha256 or ""
+        keys = {d: FeatureKey(d, card.input.hash, card.id, revision, self.dtype) for d in digests}
+        found: dict[str, ExpertFeatures] = {}
+        if self.cache is not None:
+            cached = {digest: self.cache.get(key) for digest, key in keys.items()}
+            found = {digest: features for digest, features in cached.items() if features is not None}
+        missing = [digest for digest in keys if digest not in found]
+        if missing:
+            fresh = run_expert(self._shelf.get(card), batch, missing, device=self.device, dtype=self.dtype)
+            for row, digest in enumerate(missing):
+                found[digest] = ExpertFeatures(fresh.tokens[row : row + 1], fresh.grid)  # [1, n, c]
+                if self.cache is not None:
+                    self.cache.put(keys[digest], found[digest])
+        grids = sorted({features.grid for features in found.values()})
+        if len(grids) > 1:
+            raise ExpertRunError(
+                f"expert {card.id!r} gave pictures of one batch different grids",
+                value=grids,
+                expected="one grid",
+                hint="Ask about these pictures one at a time.",
+            )
+        return ExpertFeatures(torch.cat([found[digest].tokens for digest in digests]), grids[0])  # [m, n, c]
+
+
+def _usable_card(record: ExpertRecord) -> ExpertCard:
+    # A record in conflict may be given: whoever resolved `distribution/id` has decided the conflict.
+    if record.card is None or record.status not in ("ok", "conflict"):
+        raise PoolError(
+            f"expert {record.id!r} cannot be used: {record.problem}",
+            value=f"status {record.status}",
+            expected="status ok",
+            hint=record.hint or "Run `mova doctor`.",
+        )
+    return record.card

@@ -1,0 +1,64 @@
+"""One forward pass of one expert, held to its card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mova_core.errors import ExpertRunError, MovaError
+from mova_core.experts.batch import ImageBatch
+from mova_core.experts.features import ExpertFeatures
+from mova_core.experts.protocol import VisionExpert, check_features
+
+
+def run_expert(
+    expert: VisionExpert,
+    batch: ImageBatch,
+    digests: Sequence[str],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> ExpertFeatures:
+    """Encode some pictures of a batch, whatever autocast the caller is under.
+
+    Args:
+        expert: a loaded expert, bound to its card.
+        batch: the pictures.
+        digests: which of them, in the order wanted.
+        device: where the expert is.
+        dtype: dtype of the expert and of the features.
+
+    Returns:
+        Features of those pictures.
+
+    Raises:
+        ExpertRunError: the expert fails, or gives other features than its card promises.
+    """
+    try:
+        # Row and column ids of patches would not survive a short dtype, so only pixels are converted.
+        wanted = dtype if expert.stream.kind == "pixels" else None
+        stream = batch.stream(expert, digests).to(device=device, dtype=wanted)
+        with torch.autocast(device.type, enabled=False):
+            features = expert(stream)
+        spec = expert.card.features
+        features = check_features(features, spec, expert=expert.card.id, images=len(digests))
+    except ExpertRunError:
+        raise
+    except Exception as error:  # a plugin's code may raise anything; the expert's name belongs to it
+        raise _run_error(expert.card.id, len(digests), error) from error
+    return ExpertFeatures(features.tokens.to(dtype), features.grid)
+
+
+def _run_error(id: str, pictures: int, error: Exception) -> ExpertRunError:
+    failure = f"expert {id!r} failed on {pictures} picture{'' if pictures == 1 else 's'}"
+    if isinstance(error, MovaError):
+        return ExpertRunError(
+            f"{failure}: {error.message}", value=error.value, expected=error.expected, hint=error.hint
+        )
+    return ExpertRunError(
+        failure,
+        value=f"{type(error).__name__}: {error}",
+        expected="features",
+        hint='Leave it out of the pool, or set on_expert_error = "skip".',
+    )

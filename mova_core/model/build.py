@@ -1,0 +1,92 @@
+"""Building the pretrained parts that a checkpoint stands on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from mova_core.errors import CheckpointError, ExpertLoadError
+from mova_core.experts.protocol import VisionExpert
+from mova_core.fusion.text import TextEncoder
+from mova_core.model.settings import LanguageSettings, TextSettings
+from mova_core.model.sources import find_source, find_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_base(id: str, *, dtype: torch.dtype, device: torch.device) -> VisionExpert:
+    """The base encoder of that id, frozen.
+
+    Raises:
+        ExpertLoadError: if it is not installed, is no base encoder, or cannot be loaded.
+    """
+    from mova_core.cards.resolve import usable_expert
+    from mova_core.experts.loading import load_expert
+
+    record = usable_expert(id)
+    if record.card is None or record.card.role != "base":
+        raise ExpertLoadError("this expert is no base encoder", value=id, expected='a card with role = "base"')
+    beside = record.source.parent if record.source else None
+    expert = load_expert(record.card, device=device, dtype=dtype, beside=beside, find=find_weights)
+    return expert.eval().requires_grad_(False)
+
+
+def load_text_encoder(
+    settings: TextSettings, directory: Path, *, dtype: torch.dtype, device: torch.device
+) -> TextEncoder:
+    """The adapter's text encoder, frozen.
+
+    Raises:
+        CheckpointError: if its folder holds no model that transformers knows.
+    """
+    from transformers import AutoModel
+
+    folder = find_source(settings.source, directory)
+    try:
+        bert = AutoModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError("the text encoder cannot be loaded", value=settings.source, expected=str(error)) from error
+    return TextEncoder(bert.to(device), pooling=settings.pooling).eval().requires_grad_(False)
+
+
+def load_language_model(
+    settings: LanguageSettings, directory: Path, *, dtype: torch.dtype, device: torch.device
+) -> PreTrainedModel:
+    """The language model, frozen; its LoRAs come later.
+
+    Raises:
+        CheckpointError: if its folder holds no causal language model that transformers knows.
+    """
+    from transformers import AutoModelForCausalLM
+
+    folder = find_source(settings.source, directory)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            "the language model cannot be loaded", value=settings.source, expected=str(error),
+            hint="Run `mova models verify MODEL`.",
+        ) from error
+    placed: PreTrainedModel = model.to(device).requires_grad_(False)
+    return placed
+
+
+def load_tokenizer(source: str, directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a language model or text encoder.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    from transformers import AutoTokenizer
+
+    folder = find_source(source, directory)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError("the tokenizer cannot be loaded", value=source, expected=str(error)) from error
+    return tokenizer

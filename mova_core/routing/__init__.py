@@ -1,0 +1,48 @@
+"""Routing: which experts should look at an image before a question about it is answered.
+
+Every router has the one method of `Router` and gives a `Route` for each pair of image and question.
+"""
+
+from mova_core.routing.base import MAX_EXPERTS, Candidate, ImageInput, Router
+from mova_core.routing.baselines import AllRouter, FixedRouter, NoneRouter, RandomRouter
+from mova_core.routing.calibration import Calibration
+from mova_core.routing.classifier import ClassifierRouter, RouteClassifier, fit_classifier
+from mova_core.routing.images import See
+from mova_core.routing.language import RoutingLanguageModel
+from mova_core.routing.listwise import ListwiseRouter
+from mova_core.routing.offers import Offer, plain_offers, random_offers
+from mova_core.routing.pointwise import PointwiseRouter
+from mova_core.routing.prompt import CHATML, ChatFormat, ListwisePrompt, PointwisePrompt
+from mova_core.routing.route import Route
+from mova_core.routing.shortlist import ShortlistRouter
+from mova_core.routing.similarity import Encode, SimilarityRouter
+
+__all__ = [
+    "CHATML",
+    "MAX_EXPERTS",
+    "AllRouter",
+    "Calibration",
+    "Candidate",
+    "ChatFormat",
+    "ClassifierRouter",
+    "Encode",
+    "FixedRouter",
+    "ImageInput",
+    "ListwisePrompt",
+    "ListwiseRouter",
+    "NoneRouter",
+    "Offer",
+    "PointwisePrompt",
+    "PointwiseRouter",
+    "RandomRouter",
+    "Route",
+    "RouteClassifier",
+    "Router",
+    "RoutingLanguageModel",
+    "See",
+    "ShortlistRouter",
+    "SimilarityRouter",
+    "fit_classifier",
+    "plain_offers",
+    "random_offers",
+]

@@ -1,0 +1,221 @@
+"""The little that a router needs of a causal language model.
+
+Notation for tensor shapes:
+    b: rows, q: tokens fed now, s: tokens fed so far, d: width of the model, n_r: routing tokens of one image,
+    t: tokens asked about
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from mova_core.errors import ConfigError, InputError
+from mova_core.routing.base import ImageInput
+from mova_core.routing.images import See, routing_tokens
+from mova_core.routing.labels import Path, encode
+from mova_core.routing.tree import lay_out, stale, visible
+
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+
+Piece: TypeAlias = Path | Tensor
+"""A stretch of a prompt: token ids, or embeddings [n_r, d]."""
+
+TREE_ATTENTION = ("eager", "sdpa")
+"""Implementations of attention that take a mask of our own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one sample reads: a trunk, and branches that continue it side by side."""
+
+    trunk: Sequence[Piece] = ()
+    branches: Sequence[Path] = ()
+
+    @property
+    def sizes(self) -> list[int]:
+        """Tokens of the trunk, then of each branch."""
+        return [sum(map(len, self.trunk)), *map(len, self.branches)]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What has been read so far, to be read on from.
+
+    Args:
+        cache: keys and values; reading on changes it.
+        branch: [b, s], 0 for what stays visible, -1 for the rest.
+        lengths: for each row the visible tokens, which is the next position.
+    """
+
+    cache: Cache
+    branch: Tensor
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One forward pass.
+
+    Args:
+        hidden: [b, q, d], final hidden states.
+        spans: for each row the columns of its trunk, then of each branch.
+        context: to read on from, if it was to be kept.
+    """
+
+    hidden: Tensor
+    spans: tuple[tuple[range, ...], ...]
+    context: Context | None = None
+
+
+class RoutingLanguageModel:
+    """A causal language model that reads images, and questions about the pool.
+
+    It runs in the mode (training or evaluation) and with the weights it is found in.
+
+    Args:
+        model: any causal language model of transformers, bare or carrying peft adapters.
+        tokenizer: its tokenizer.
+        see: looks at pictures; without it images must come as routing tokens.
+        adapter: makes the context in which a pass runs, for instance one that switches a LoRA on.
+
+    Raises:
+        ConfigError: if the model's attention cannot take a mask of our own.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        see: See | None = None,
+        adapter: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        attention = model.config._attn_implementation
+        if attention not in TREE_ATTENTION:
+            raise ConfigError(
+                "this attention cannot route",
+                value=attention,
+                expected=" or ".join(TREE_ATTENTION),
+                hint='Load the language model with attn_implementation="sdpa".',
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.see = see
+        self.adapter = adapter
+
+    def look(self, images: Sequence[ImageInput]) -> list[Tensor]:
+        """Routing tokens [n_r, d] of each image."""
+        return routing_tokens(images, self._words.embedding_dim, self.see)
+
+    def encode(self, text: str) -> Path:
+        """Tokens of a text; special tokens written in it are recognised, none are added."""
+        return encode(self.tokenizer, text)
+
+    def read(self, rows: Sequence[Row], context: Context | None = None, *, keep: bool = False) -> Reading:
+        """Read trunks and branches in one forward pass; gradients flow.
+
+        Args:
+            rows: what to read, one for each sample.
+            context: what came before, if anything did.
+            keep: whether to keep keys and values, so as to read on. Only the trunks are read on from.
+
+        Raises:
+            InputError: if a row is longer than the model can read.
+        """
+        starts = context.lengths if context else (0,) * len(rows)
+        layout = lay_out([row.sizes for row in rows], starts)
+        embeds = self._embed(rows)  # [b, q, d]
+        branch = layout.branch.to(embeds.device)  # [b, q]
+        if context:
+            branch = torch.cat([context.branch, branch], dim=1)  # [b, s]
+        longest = int(layout.position.max()) + 1
+        self._check_length(longest, branch.shape[1] if keep or context else longest)
+        blocked = ~visible(branch, embeds.shape[1])[:, None]  # [b, 1, q, s]
+        # Additive, because eager attention adds whatever it is given; finite, because infinities make NaN.
+        mask = torch.zeros_like(blocked, dtype=embeds.dtype)
+        mask = mask.masked_fill(blocked, torch.finfo(embeds.dtype).min)
+        cache = context.cache if context else self._new_cache() if keep else None
+        output = self._parts.get_decoder()(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=layout.position.to(embeds.device),
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        kept = None
+        if keep and cache is not None:
+            lengths = tuple(start + len(spans[0]) for start, spans in zip(starts, layout.spans, strict=True))
+            kept = Context(cache, stale(branch), lengths)
+        return Reading(output.last_hidden_state, layout.spans, kept)
+
+    def logits(self, hidden: Tensor, tokens: Sequence[int] | None = None) -> Tensor:
+        """Logits [..., t] of some tokens, or of all, after hidden states [..., d], as float32.
+
+        For some tokens only their rows of the head are used, where it is a plain matrix, and in float32:
+        scores are differences of logits, and bfloat16 keeps few digits of those.
+        """
+        head: nn.Module = self._parts.get_output_embeddings()
+        if tokens is None or not _is_plain(head):
+            logits: Tensor = head(hidden)
+            return (logits if tokens is None else logits[..., list(tokens)]).float()  # [..., t]
+        chosen = torch.tensor(tokens, device=head.weight.device)
+        bias = None if head.bias is None else head.bias[chosen].float()
+        with torch.autocast(hidden.device.type, enabled=False):
+            return nn.functional.linear(hidden.float(), head.weight[chosen].float(), bias)  # [..., t]
+
+    @property
+    def _parts(self) -> Any:
+        """The model as what finds its parts: those methods are typed in no release of transformers."""
+        return self.model
+
+    @property
+    def _words(self) -> nn.Embedding:
+        table: nn.Embedding = self._parts.get_input_embeddings()
+        return table
+
+    def _embed(self, rows: Sequence[Row]) -> Tensor:
+        """Embeddings [b, q, d] of all rows, images in their places, padded on the right."""
+        table = self._words
+        pieces = [[*row.trunk, *row.branches] for row in rows]
+        texts = [piece for row in pieces for piece in row if not isinstance(piece, Tensor)]
+        flat = torch.tensor([token for text in texts for token in text], device=table.weight.device).long()
+        ends = torch.tensor([len(text) for text in texts]).cumsum(0)
+        words = iter(table(flat).tensor_split(ends[:-1]))  # for each text [n, d]
+        joined = []
+        for row in pieces:
+            parts = [piece.to(table.weight) if isinstance(piece, Tensor) else next(words) for piece in row]
+            joined.append(torch.cat([table.weight.new_zeros(0, table.embedding_dim), *parts]))  # [n, d]
+        return pad_sequence(joined, batch_first=True)
+
+    def _new_cache(self) -> Cache:
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.model.config)
+
+    def _check_length(self, longest: int, cached: int) -> None:
+        config = self.model.config.get_text_config()
+        reach = getattr(config, "max_position_embeddings", None)
+        window = getattr(
+            config, "sliding_window", None
+        )  # a tree mask knows none, a cache drops what leaves it
+        for length, limit in ((longest, reach), (cached, window)):
+            if limit is not None and length > limit:
+                raise InputError(
+                    "the question and the descriptions are too long for the language model that routes",
+                    value=f"{length} tokens",
+                    expected=f"at most {limit}",
+                    hint="Shorten the question, or offer fewer experts.",
+                )
+
+
+def _is_plain(head: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a head is a matrix at hand: not wrapped by an adapter, quantised, offloaded or sharded."""
+    return type(head) is nn.Linear and not head.weight.is_meta and len(head.weight) == head.out_features

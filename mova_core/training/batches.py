@@ -1,0 +1,148 @@
+"""From samples and stored features to the tensors of a batch.
+
+Notation for tensor shapes:
+    b: samples, n: base tokens, c: channels, m: fused tokens, w: words, s: text tokens, t: text width
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mova_core.fusion.text import TextEncoder
+from mova_core.model.processing import MovaProcessor
+from mova_core.training.config import RouteSettings
+from mova_core.training.features import FeatureStore
+from mova_core.training.samples import Sample, SampleSet
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A sample as one epoch sees it: some of its questions, under one route."""
+
+    index: int
+    sample: Sample
+    turns: tuple[tuple[str, str], ...]
+    route: tuple[str, ...]
+
+
+@dataclass
+class DrawnSamples(Dataset[Drawn]):
+    """Draws questions and routes anew for every pass over the samples, from a seed.
+
+    Args:
+        samples: pictures with questions.
+        store: their features.
+        length: samples in all, over all passes.
+        turns: the most questions of one picture.
+        routes: shares of routes.
+        seed: of the draws.
+    """
+
+    samples: SampleSet
+    store: FeatureStore
+    length: int
+    turns: int
+    routes: RouteSettings
+    seed: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, place: int) -> Drawn:
+        passes, index = divmod(place, len(self.samples))
+        rng = random.Random(f"{self.seed}/{passes}/{index}")
+        index = (index * 7919 + passes) % len(self.samples)
+        sample = self.samples[index]
+        asked = rng.sample(sample.turns, min(len(sample.turns), rng.randint(1, self.turns)))
+        return Drawn(index, sample, tuple(asked), self._route(sample, index, rng))
+
+    def _route(self, sample: Sample, index: int, rng: random.Random) -> tuple[str, ...]:
+        others = sorted(self.store.experts(index).keys() - set(sample.experts))
+        dice = rng.random()
+        if dice < self.routes.none:
+            return ()
+        if others and dice < self.routes.none + self.routes.added:
+            return (*sample.experts, rng.choice(others))
+        if others and dice < self.routes.none + self.routes.added + self.routes.other:
+            return (rng.choice(others),)
+        return sample.experts
+
+
+class Collator:
+    """Builds the tensors of a batch.
+
+    Args:
+        store: features of the samples.
+        processor: writes conversations.
+        text_encoder: the adapter's; it is frozen, so its feature is computed here.
+        words: names that aligned tokens learn, in order; empty for other stages.
+    """
+
+    def __init__(self, store: FeatureStore, processor: MovaProcessor, text_encoder: TextEncoder,
+                 words: Sequence[str] = ()) -> None:
+        self.store = store
+        self.processor = processor
+        self.text_encoder = text_encoder
+        self.words = {word: i for i, word in enumerate(words)}
+
+    def __call__(self, batch: Sequence[Drawn]) -> dict[str, Any]:
+        text = self.processor.question_tokens([[q for q, _ in drawn.turns] for drawn in batch])
+        with torch.no_grad():
+            text_features = self.text_encoder(text["input_ids"], text["attention_mask"])
+        data: dict[str, Any] = {
+            "base_features": torch.stack([self.store.base(drawn.index) for drawn in batch]).float(),
+            "text_features": text_features,
+            "experts": self._experts(batch),
+        }
+        return data | (self._targets(batch) if self.words else self._conversations(batch))
+
+    def _experts(self, batch: Sequence[Drawn]) -> dict[str, dict[str, Tensor]]:
+        found: dict[str, tuple[list[int], list[Tensor]]] = {}
+        for row, drawn in enumerate(batch):
+            own = self.store.experts(drawn.index)
+            for id in drawn.route:
+                rows, tokens = found.setdefault(id, ([], []))
+                rows.append(row)
+                tokens.append(own[id])
+        return {id: {"rows": torch.tensor(rows), "tokens": torch.stack(tokens).float()}
+                for id, (rows, tokens) in sorted(found.items())}
+
+    def _targets(self, batch: Sequence[Drawn]) -> dict[str, Tensor]:
+        cells = self.processor.image_tokens
+        targets = np.zeros((len(batch), cells, len(self.words)), dtype=np.float32)  # [b, m, w]
+        for row, drawn in enumerate(batch):
+            for word, share in drawn.sample.words.items():
+                targets[row, :, self.words[word]] = share.reshape(-1)
+        return {"targets": torch.from_numpy(targets)}
+
+    def _conversations(self, batch: Sequence[Drawn]) -> dict[str, Tensor]:
+        """Conversations padded on the right, labels on the answers and their stop marks only."""
+        prompt, write = self.processor.prompt, self.processor.text_ids
+        rows: list[list[int]] = []
+        labels: list[list[int]] = []
+        for drawn in batch:
+            ids: list[int] = []
+            told: list[int] = []
+            for number, (question, answer) in enumerate(drawn.turns):
+                places = prompt.image_token * self.processor.image_tokens + "\n" if number == 0 else ""
+                asked = write(prompt.user.replace("{images}", places).replace("{question}", question))
+                answered = write(prompt.assistant.replace("{answer}", " " + answer))
+                ids += asked + answered
+                told += [-100] * len(asked) + answered
+            rows.append(ids)
+            labels.append(told)
+        longest = max(map(len, rows))
+        pad = self.processor.tokenizer.pad_token_id
+        return {
+            "input_ids": torch.tensor([ids + [pad] * (longest - len(ids)) for ids in rows]),  # [b, s]
+            "attention_mask": torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in rows]),
+            "labels": torch.tensor([told + [-100] * (longest - len(told)) for told in labels]),
+        }
