@@ -169,3 +169,35 @@ def mova(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
         return Result(code, captured.out, captured.err)
 
     return run
+
+
+TINY = Path(__file__).parent / "tiny"
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The tiny model's folder: `language`, `text`, and the checkpoint `model`. Copy what a test changes."""
+    import torch
+
+    torch.set_num_threads(1)
+    home = tmp_path_factory.mktemp("tiny")
+    experts = {f"tiny-{name}": f"mova_tiny:{name}.toml" for name in ("base", "red", "green", "blue")}
+    Site(home / "site").install("mova-tiny", groups={"mova.experts": experts}, files={})
+    with pytest.MonkeyPatch.context() as patch:
+        _install_tiny(patch, home)
+        from mova_tiny.build import build
+
+        build(home)
+    yield home
+
+
+@pytest.fixture
+def tiny(tiny_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The checkpoint of the tiny model, whose distribution `mova-tiny` is installed during the test."""
+    _install_tiny(monkeypatch, tiny_home)
+    return tiny_home / "model"
+
+
+def _install_tiny(patch: pytest.MonkeyPatch, home: Path) -> None:
+    patch.syspath_prepend(TINY)
+    patch.syspath_prepend(home / "site")

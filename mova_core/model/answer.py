@@ -21,7 +21,8 @@ class ImageTrace:
     Args:
         route: the experts chosen for it, with the router's probabilities.
         gates: for every chosen expert its weight in each block of the adapter, 0 to 1.
-        attention: where each expert's features were read, [l, h, w], summing to one in each block; filled when asked.
+        attention: where each expert's features were read, [l, h, w], summing to one in each block; filled
+            when asked.
     """
 
     route: Route

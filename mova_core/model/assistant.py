@@ -1,7 +1,8 @@
 """`Mova`: a loaded model with its pool, asked in plain Python.
 
-One question goes through the house like this: look (base features), route, run the chosen experts, fuse, answer. The
-features of base and experts are cached by picture; fused tokens depend on the question and never are.
+One question goes through the house like this: look (base features), route, run the chosen experts, fuse,
+answer. The features of base and experts are cached by picture; fused tokens depend on the question and never
+are.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from mova_core.model.answer import Answer, ImageTrace
 from mova_core.model.modeling import MovaForConditionalGeneration
 from mova_core.model.processing import MovaProcessor, Turn, check_question
 from mova_core.model.routers import own_router
-from mova_core.routing.baselines import FixedRouter
 from mova_core.routing.base import Candidate, Router
+from mova_core.routing.baselines import FixedRouter
 from mova_core.routing.route import Route
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ class Mova:
         Args:
             image: path, bytes or PIL picture; several, or None for a question without a picture.
             question: the question.
-            experts: a route of your own; an empty one uses the base encoder only. Without it the router decides.
+            experts: a route of your own; an empty one uses the base encoder only. Without it the router
+                decides.
             router: another router for this question.
             explain: also compute where each expert was attended to.
             max_new_tokens: bound of the answer's length.
@@ -101,7 +103,12 @@ class Mova:
         return Conversation(self)
 
     def route(
-        self, image: ImageLike, question: str, *, pool: Iterable[Candidate] | None = None, router: Router | None = None
+        self,
+        image: ImageLike,
+        question: str,
+        *,
+        pool: Iterable[Candidate] | None = None,
+        router: Router | None = None,
     ) -> Route:
         """Routes one question without answering it.
 
@@ -117,8 +124,11 @@ class Mova:
         """
         offered = list(self.pool if pool is None else pool)
         if not offered:
-            raise PoolError("no expert is on offer", expected="at least one",
-                            hint="Run `mova experts list`, and install one.")
+            raise PoolError(
+                "no expert is on offer",
+                expected="at least one",
+                hint="Run `mova experts list`, and install one.",
+            )
         turns = [Turn(check_question(question), load_images(image))]
         looked = self._look([turns])
         return (router or self.router).route(self._seen(looked), [question], offered)[0]
@@ -151,7 +161,9 @@ class Mova:
         with _timed(clock, "experts"):
             encoded = self.pool.encode(looked.images, routes) if looked.images else Encoded({})
         with _timed(clock, "fuse"):
-            fused = self.model.fuse(looked.base, encoded, looked.text, explain=explain) if looked.images else None
+            fused = (
+                self.model.fuse(looked.base, encoded, looked.text, explain=explain) if looked.images else None
+            )
         if self.hooks is not None and fused is not None:
             self.hooks.manager.hook.mova_after_fuse(routes=routes, output=fused)
         with _timed(clock, "answer"):
@@ -160,7 +172,9 @@ class Mova:
         answers, first = [], 0
         for text, turns in zip(texts, conversations, strict=True):
             count = sum(len(turn.images) for turn in turns)
-            answers.append(Answer(text, tuple(traces[first : first + count]), dict(clock), dict(encoded.skipped)))
+            answers.append(
+                Answer(text, tuple(traces[first : first + count]), dict(clock), dict(encoded.skipped))
+            )
             first += count
         return answers
 
@@ -216,7 +230,9 @@ class Conversation:
         self._mova = mova
         self.turns: list[Turn] = []
 
-    def ask(self, question: str, images: Sequence[ImageLike] = (), *, max_new_tokens: int = MAX_NEW_TOKENS) -> Answer:
+    def ask(
+        self, question: str, images: Sequence[ImageLike] = (), *, max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> Answer:
         """Asks the next question; `images` come with it and stay in the conversation."""
         turn = Turn(check_question(question), load_images(list(images)))
         answer = self._mova.answer([[*self.turns, turn]], max_new_tokens=max_new_tokens)[0]

@@ -28,7 +28,9 @@ def load_base(id: str, *, dtype: torch.dtype, device: torch.device) -> VisionExp
 
     record = usable_expert(id)
     if record.card is None or record.card.role != "base":
-        raise ExpertLoadError("this expert is no base encoder", value=id, expected='a card with role = "base"')
+        raise ExpertLoadError(
+            "this expert is no base encoder", value=id, expected='a card with role = "base"'
+        )
     beside = record.source.parent if record.source else None
     expert = load_expert(record.card, device=device, dtype=dtype, beside=beside, find=find_weights)
     return expert.eval().requires_grad_(False)
@@ -48,7 +50,9 @@ def load_text_encoder(
     try:
         bert = AutoModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise CheckpointError("the text encoder cannot be loaded", value=settings.source, expected=str(error)) from error
+        raise CheckpointError(
+            "the text encoder cannot be loaded", value=settings.source, expected=str(error)
+        ) from error
     return TextEncoder(bert.to(device), pooling=settings.pooling).eval().requires_grad_(False)
 
 
@@ -69,10 +73,12 @@ def load_language_model(
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            "the language model cannot be loaded", value=settings.source, expected=str(error),
+            "the language model cannot be loaded",
+            value=settings.source,
+            expected=str(error),
             hint="Run `mova models verify MODEL`.",
         ) from error
-    placed: PreTrainedModel = model.to(device).requires_grad_(False)
+    placed: PreTrainedModel = model.to(device).requires_grad_(False)  # type: ignore[arg-type]
     return placed
 
 

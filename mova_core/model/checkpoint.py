@@ -1,15 +1,14 @@
 """Reading and writing a checkpoint directory.
 
-    config.json             names, numbers, pool manifest, fingerprint
-    core.safetensors        the adapter without packs
-    packs/<id>.safetensors  one expert's adapter weights each, carrying the fingerprint of their core
-    answer/, router/        LoRAs of the language model, in peft's layout (optional)
-    language_model/, text_encoder/   where these are not taken from elsewhere (`inside:` sources)
+config.json             names, numbers, pool manifest, fingerprint
+core.safetensors        the adapter without packs
+packs/<id>.safetensors  one expert's adapter weights each, carrying the fingerprint of their core
+answer/, router/        LoRAs of the language model, in peft's layout (optional)
+language_model/, text_encoder/   where these are not taken from elsewhere (`inside:` sources)
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,6 @@ from torch import Tensor
 from mova_core.errors import CheckpointError
 from mova_core.fusion.adapter import MovAdapter
 from mova_core.fusion.pack_files import load_pack, pack_notes, save_pack
-from mova_core.fusion.text import TextEncoder
 from mova_core.model.build import load_base, load_language_model, load_text_encoder
 from mova_core.model.config import MovaConfig
 from mova_core.model.fingerprint import core_fingerprint, state_digest
@@ -38,7 +36,11 @@ AGAIN = "Fetch or save the checkpoint again."
 
 
 def load_model(
-    cls: type[M], directory: Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu",
+    cls: type[M],
+    directory: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
     adapter_dtype: torch.dtype | None = None,
 ) -> M:
     """Builds a model from a checkpoint directory.
@@ -46,9 +48,9 @@ def load_model(
     Args:
         cls: the model class.
         directory: the checkpoint.
-        dtype: of the language model; by default what the device computes fastest, see `preferred_dtype`.
+        dtype: of language model and base encoder; by default what the device computes fastest, see `preferred_dtype`.
         device: where everything goes.
-        adapter_dtype: of adapter, text encoder and base; float32 on CPU by default, else `dtype`.
+        adapter_dtype: of adapter and text encoder; float32 on CPU by default, else `dtype`.
 
     Raises:
         CheckpointError: naming what is missing, corrupt or made for another core.
@@ -61,17 +63,24 @@ def load_model(
     adapter_dtype = adapter_dtype or (torch.float32 if device.type == "cpu" else dtype)
     settings = config.adapter_settings
     adapter = MovAdapter(
-        width=settings.width, heads=settings.heads, grid=settings.grid, text_dim=config.text_settings.width,
-        out_dim=config.language_settings.width, depth=settings.depth, ffn_ratio=settings.ffn_ratio,
+        width=settings.width,
+        heads=settings.heads,
+        grid=settings.grid,
+        text_dim=config.text_settings.width,
+        out_dim=config.language_settings.width,
+        depth=settings.depth,
+        ffn_ratio=settings.ffn_ratio,
         max_experts=settings.max_experts,
     ).to(adapter_dtype)
     adapter.load_core(read_tensors(directory / CORE))
     check_fingerprint(directory, config)
     for entry in config.manifest:
-        adapter.add_pack(entry.id, read_pack(directory / "packs" / f"{entry.id}.safetensors", config.fingerprint))
+        adapter.add_pack(
+            entry.id, read_pack(directory / "packs" / f"{entry.id}.safetensors", config.fingerprint)
+        )
     model = cls(
         config,
-        base=load_base(config.base, dtype=adapter_dtype, device=device),
+        base=load_base(config.base, dtype=dtype, device=device),
         text_encoder=load_text_encoder(config.text_settings, directory, dtype=adapter_dtype, device=device),
         adapter=adapter.to(device),
         language_model=load_language_model(config.language_settings, directory, dtype=dtype, device=device),
@@ -79,7 +88,8 @@ def load_model(
     for name in LORAS:
         if (directory / name).is_dir():
             model.loras.load(name, directory / name)  # type: ignore[arg-type]
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def preferred_dtype(device: torch.device) -> torch.dtype:
@@ -99,10 +109,14 @@ def read_config(directory: Path) -> MovaConfig:
     """
     file = directory / "config.json"
     if not file.is_file():
-        raise CheckpointError("no checkpoint here", value=str(directory), expected="a folder with config.json",
-                              hint="Give a model's name (see `mova models list`) or a checkpoint directory.")
+        raise CheckpointError(
+            "no checkpoint here",
+            value=str(directory),
+            expected="a folder with config.json",
+            hint="Give a model's name (see `mova models list`) or a checkpoint directory.",
+        )
     try:
-        return MovaConfig.from_json_file(str(file))  # type: ignore[return-value]
+        return MovaConfig.from_json_file(str(file))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"config.json cannot be read ({error})", value=str(file), hint=AGAIN) from error
 
@@ -116,16 +130,24 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError("a weight file cannot be read", value=str(file),
-                              expected=f"a whole safetensors file ({error})", hint=AGAIN) from error
+        raise CheckpointError(
+            "a weight file cannot be read",
+            value=str(file),
+            expected=f"a whole safetensors file ({error})",
+            hint=AGAIN,
+        ) from error
 
 
 def read_pack(file: Path, fingerprint: str):  # type: ignore[no-untyped-def]
     """A pack, refused if it was trained against another core."""
     made_for = pack_notes(file).get("core", "")
     if fingerprint and made_for != fingerprint:
-        raise CheckpointError("a pack was trained against another core", value=f"{file.name} for core {made_for[:12]}",
-                              expected=f"core {fingerprint[:12]}", hint="Train the pack for this model.")
+        raise CheckpointError(
+            "a pack was trained against another core",
+            value=f"{file.name} for core {made_for[:12]}",
+            expected=f"core {fingerprint[:12]}",
+            hint="Train the pack for this model.",
+        )
     return load_pack(file)
 
 
@@ -135,16 +157,22 @@ def stored_fingerprint(directory: Path, config: MovaConfig) -> str:
     language = config.language_settings.source
     if language.startswith("inside:"):
         folder = directory / language.partition(":")[2]
-        language = state_digest({k: v for f in sorted(folder.glob("*.safetensors")) for k, v in read_tensors(f).items()})
+        language = state_digest(
+            {k: v for f in sorted(folder.glob("*.safetensors")) for k, v in read_tensors(f).items()}
+        )
     return core_fingerprint(
-        read_tensors(directory / CORE), read_tensors(answer) if answer.is_file() else {}, config.base, language
+        read_tensors(directory / CORE),
+        read_tensors(answer) if answer.is_file() else {},
+        config.base,
+        language,
     )
 
 
 def check_fingerprint(directory: Path, config: MovaConfig) -> None:
     """Refuses a checkpoint whose core files are not those its packs were trained with.
 
-    Weights of a language model inside the checkpoint are not read for this: they are covered when it is saved.
+    Weights of a language model inside the checkpoint are not read for this: they are covered when it is
+    saved.
 
     Raises:
         CheckpointError: if they differ.
@@ -153,11 +181,17 @@ def check_fingerprint(directory: Path, config: MovaConfig) -> None:
         return
     found = stored_fingerprint(directory, config)
     if found != config.fingerprint:
-        raise CheckpointError("the checkpoint's core is not the one its config names", value=found[:12],
-                              expected=config.fingerprint[:12], hint=AGAIN)
+        raise CheckpointError(
+            "the checkpoint's core is not the one its config names",
+            value=found[:12],
+            expected=config.fingerprint[:12],
+            hint=AGAIN,
+        )
 
 
-def save_model(model: MovaForConditionalGeneration, directory: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+def save_model(
+    model: MovaForConditionalGeneration, directory: Path, dtype: torch.dtype = torch.bfloat16
+) -> None:
     """Writes a checkpoint directory; it appears whole, or the old one stays.
 
     Args:
@@ -178,8 +212,11 @@ def save_model(model: MovaForConditionalGeneration, directory: Path, dtype: torc
                 directory.rename(Path(scratch) / "old")
             made.rename(directory)
     except OSError as error:
-        raise CheckpointError("the checkpoint cannot be written", value=str(directory),
-                              expected=f"a writable place with room ({error})") from error
+        raise CheckpointError(
+            "the checkpoint cannot be written",
+            value=str(directory),
+            expected=f"a writable place with room ({error})",
+        ) from error
 
 
 def _write(model: MovaForConditionalGeneration, made: Path, dtype: torch.dtype) -> None:
@@ -201,4 +238,6 @@ def _write(model: MovaForConditionalGeneration, made: Path, dtype: torch.dtype) 
 
 
 def _stored(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    return {k: (v.to(dtype) if v.is_floating_point() else v).detach().cpu().contiguous() for k, v in state.items()}
+    return {
+        k: (v.to(dtype) if v.is_floating_point() else v).detach().cpu().contiguous() for k, v in state.items()
+    }

@@ -23,7 +23,7 @@ S = TypeVar("S", bound=Spec)
 Given = Mapping[str, Any] | Spec
 
 
-class MovaConfig(PreTrainedConfig):
+class MovaConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """Names and numbers of one model; weights and parts are elsewhere.
 
     Args:
@@ -115,5 +115,6 @@ def _checked(kind: type[S], given: Mapping[str, Any], group: str) -> S:
         first = error.errors()[0]
         place = ".".join([group, *map(str, first["loc"])])
         raise CheckpointError(
-            f"config.json: {place}: {first['msg']}", hint="The checkpoint is incomplete; fetch or save it again."
+            f"config.json: {place}: {first['msg']}",
+            hint="The checkpoint is incomplete; fetch or save it again.",
         ) from error

@@ -21,7 +21,8 @@ def heat_map(image: Image.Image, attention: Tensor, *, padded: bool = True) -> I
     Args:
         image: the picture, RGB.
         attention: [l, h, w]; the mean over blocks is shown.
-        padded: whether the base's stream padded the picture to a square, so that the grid covers more than it.
+        padded: whether the base's stream padded the picture to a square, so that the grid covers more than
+            it.
 
     Returns:
         A picture of the same size.
@@ -42,7 +43,9 @@ def heat_map(image: Image.Image, attention: Tensor, *, padded: bool = True) -> I
     return Image.fromarray(shown.clip(0, 255).astype(np.uint8))
 
 
-def write_heat_maps(trace: ImageTrace, image: Image.Image, folder: Path, *, padded: bool = True) -> list[Path]:
+def write_heat_maps(
+    trace: ImageTrace, image: Image.Image, folder: Path, *, padded: bool = True
+) -> list[Path]:
     """One PNG for each chosen expert, named after it; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []

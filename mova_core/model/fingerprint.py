@@ -1,7 +1,7 @@
 """The core fingerprint: what a pack was trained against.
 
-It covers the adapter's core, the base encoder and the answering language model. A pack that carries another one would
-load and give nonsense, so it is refused.
+It covers the adapter's core, the base encoder and the answering language model. A pack that carries another
+one would load and give nonsense, so it is refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def core_fingerprint(core: Mapping[str, Tensor], answer: Mapping[str, Tensor], base: str, language: str) -> str:
+def core_fingerprint(
+    core: Mapping[str, Tensor], answer: Mapping[str, Tensor], base: str, language: str
+) -> str:
     """The fingerprint of a model's core.
 
     Args:

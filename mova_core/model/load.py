@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mova_core.cards.card import ExpertCard
 from mova_core.errors import CheckpointError
 from mova_core.experts.shelf import silent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from mova_core.cards.records import ExpertRecord
+    from mova_core.experts.protocol import VisionExpert
     from mova_core.experts.shelf import Progress
     from mova_core.model.assistant import Mova
     from mova_core.model.modeling import MovaForConditionalGeneration
@@ -28,7 +31,7 @@ def load(
     dtype: torch.dtype | None = None,
     memory_budget: int | None = None,
     cache_bytes: int = CACHE_BYTES,
-    on_expert_error: str = "error",
+    on_expert_error: Literal["error", "skip"] = "error",
     progress: Progress = silent,
 ) -> Mova:
     """Loads a model with its processor, pool and router.
@@ -46,7 +49,8 @@ def load(
         The model, ready to be asked.
 
     Raises:
-        CheckpointError: there is no such model, or it is incomplete, corrupt, or made for experts not installed.
+        CheckpointError: there is no such model, or it is incomplete, corrupt, or made for experts not
+            installed.
         PartsError: a part was not fetched; the message holds the command.
     """
     from mova_core.experts.cache import FeatureCache
@@ -63,8 +67,14 @@ def load(
     records.append(_base_record(read_config(directory).base))
     cache = FeatureCache(cache_bytes) if cache_bytes else None
     pool = ExpertPool(
-        records, device=device, dtype=model.adapter.position.dtype, memory_budget=memory_budget, cache=cache,
-        on_expert_error=on_expert_error, loader=_loader(model, records, device), progress=progress,  # type: ignore[arg-type]
+        records,
+        device=device,
+        dtype=next(model.base.parameters()).dtype,
+        memory_budget=memory_budget,
+        cache=cache,
+        on_expert_error=on_expert_error,
+        loader=_loader(model, records, device),
+        progress=progress,
     )
     return Mova(model, MovaProcessor.from_pretrained(directory), pool)
 
@@ -84,7 +94,8 @@ def find_checkpoint(name: str | Path) -> Path:
     if record is None:
         near = difflib.get_close_matches(str(name), models, n=1)
         raise CheckpointError(
-            "no such model", value=str(name),
+            "no such model",
+            value=str(name),
             expected=" or ".join([*near, *([] if near else models), "a checkpoint directory"]),
             hint="`mova models list` shows what is installed.",
         )
@@ -116,8 +127,10 @@ def pool_records(directory: Path) -> list[ExpertRecord]:
             found.append(record)
     if wrong:
         raise CheckpointError(
-            "the checkpoint's pool is not here: " + "; ".join(wrong), value=str(directory),
-            expected="every expert it was trained with", hint="Install them (`pip install mova-expert-NAME`, or the "
+            "the checkpoint's pool is not here: " + "; ".join(wrong),
+            value=str(directory),
+            expected="every expert it was trained with",
+            hint="Install them (`pip install mova-expert-NAME`, or the "
             "distribution that `mova experts list` names), then run `mova doctor`.",
         )
     return found
@@ -129,12 +142,13 @@ def _base_record(id: str) -> ExpertRecord:
     return usable_expert(id)
 
 
-def _loader(model: MovaForConditionalGeneration, records: list[ExpertRecord], device: str | torch.device):  # type: ignore[no-untyped-def]
+def _loader(
+    model: MovaForConditionalGeneration, records: list[ExpertRecord], device: str | torch.device
+) -> Callable[[ExpertCard], VisionExpert]:
     """Loads experts from their cards, and hands out the base encoder that the model holds already."""
     import torch
 
     from mova_core.experts.loading import load_expert
-    from mova_core.experts.protocol import VisionExpert
     from mova_core.model.sources import find_weights
 
     folders = {record.id: record.source.parent for record in records if record.source}
@@ -142,7 +156,12 @@ def _loader(model: MovaForConditionalGeneration, records: list[ExpertRecord], de
     def build(card: ExpertCard) -> VisionExpert:
         if card.id == model.config.base:
             return model.base.bind(card)
-        return load_expert(card, device=torch.device(device), dtype=model.adapter.position.dtype,
-                           beside=folders.get(card.id), find=find_weights)
+        return load_expert(
+            card,
+            device=torch.device(device),
+            dtype=next(model.base.parameters()).dtype,
+            beside=folders.get(card.id),
+            find=find_weights,
+        )
 
     return build

@@ -67,7 +67,9 @@ class Loras:
         config.save_pretrained(folder)
         config.inference_mode = inference
         state = get_peft_model_state_dict(self._model, adapter_name=name)
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / "adapter_model.safetensors")
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / "adapter_model.safetensors"
+        )
 
     @contextmanager
     def on(self, name: LoraName | None) -> Iterator[None]:

@@ -1,8 +1,9 @@
 """`MovaForConditionalGeneration`: base encoder, MoV-Adapter and language model as one transformers model.
 
 Notation for tensor shapes:
-    b: conversations, i: images of all of them in order, n: base tokens, c: base channels, m: fused tokens of an image,
-    s: text tokens, v: vocabulary, d: width of the language model, t: width of the text feature, n_r: routing tokens
+    b: conversations, i: images of all of them in order, n: base tokens, c: base channels, m: fused tokens of
+    an image, s: text tokens, v: vocabulary, d: width of the language model, t: width of the text feature,
+    n_r: routing tokens
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-class MovaForConditionalGeneration(PreTrainedModel):
+class MovaForConditionalGeneration(PreTrainedModel):  # type: ignore[no-untyped-call]
     """A vision-language model whose image tokens are fused from the experts that were chosen for a question.
 
-    The experts themselves are not part of the model: their features come in, by name, for just the images that
-    chose them (`mova_core.experts.pool`). Routing is done by a `Router` (`mova_core.model.routers`).
+    The experts themselves are not part of the model: their features come in, by name, for just the images
+    that chose them (`mova_core.experts.pool`). Routing is done by a `Router` (`mova_core.model.routers`).
 
     Args:
         config: names and numbers.
@@ -44,6 +45,7 @@ class MovaForConditionalGeneration(PreTrainedModel):
         language_model: any causal language model of transformers.
     """
 
+    config: MovaConfig
     config_class = MovaConfig
     main_input_name = "input_ids"
 
@@ -128,7 +130,7 @@ class MovaForConditionalGeneration(PreTrainedModel):
                 expected=f"{wanted} for {image_tokens.shape[0]} images",
                 hint="Write input_ids with MovaProcessor.",
             )
-        words = self.get_input_embeddings()(input_ids.masked_fill(places, 0))  # [b, s, d]
+        words: Tensor = self.get_input_embeddings()(input_ids.masked_fill(places, 0))  # [b, s, d]
         return words.masked_scatter(places[..., None], image_tokens.to(words.dtype))
 
     def forward(
@@ -160,8 +162,9 @@ class MovaForConditionalGeneration(PreTrainedModel):
             **kwargs: for the language model.
 
         Returns:
-            Logits [b, s, v] of the language model. With labels: the mean loss over the p labelled tokens, and the
-            logits [p, v] of just these, because a vocabulary's logits at every place cost more than the model.
+            Logits [b, s, v] of the language model. With labels: the mean loss over the p labelled tokens, and
+            the logits [p, v] of just these, because a vocabulary's logits at every place cost more than the
+            model.
         """
         tokens = self._image_tokens(
             pixel_values, base_features, text_input_ids, text_attention_mask, text_features, expert_features
@@ -173,17 +176,18 @@ class MovaForConditionalGeneration(PreTrainedModel):
                     inputs_embeds=embeds, attention_mask=attention_mask, **kwargs
                 )
                 return output
-            decoder: Any = self.language_model.get_decoder()  # type: ignore[operator]
+            decoder: Any = self.language_model.get_decoder()  # type: ignore[no-untyped-call]
             hidden = decoder(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs).last_hidden_state
         told = labels[:, 1:] != -100  # [b, s - 1]
-        head: Any = self.language_model.get_output_embeddings()  # type: ignore[operator]
+        head: Any = self.language_model.get_output_embeddings()  # type: ignore[no-untyped-call]
         logits = head(hidden[:, :-1][told]).float()  # [p, v]
         return CausalLMOutputWithPast(
-            loss=torch.nn.functional.cross_entropy(logits, labels[:, 1:][told]), logits=logits  # type: ignore[arg-type]
+            loss=torch.nn.functional.cross_entropy(logits, labels[:, 1:][told]),
+            logits=logits,
         )
 
     @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
@@ -201,7 +205,8 @@ class MovaForConditionalGeneration(PreTrainedModel):
         Args:
             input_ids: [b, s], padded on the left.
             attention_mask: [b, s].
-            image_tokens: [i, m, d], where the images are fused already; otherwise give the rest as in `forward`.
+            image_tokens: [i, m, d], where the images are fused already; otherwise give the rest as in
+                `forward`.
             pixel_values, text_input_ids, text_attention_mask, expert_features: as in `forward`.
             generation_config, **kwargs: as for any transformers model.
 

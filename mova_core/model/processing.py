@@ -77,7 +77,8 @@ class MovaProcessor:
         """The processor of a checkpoint directory.
 
         Raises:
-            CheckpointError, PartsError, UnknownExpertError: if a tokenizer or the base encoder's card is not here.
+            CheckpointError, PartsError, UnknownExpertError: if a tokenizer or the base encoder's card is not
+                here.
         """
         from mova_core.cards.resolve import usable_expert
         from mova_core.model.checkpoint import read_config
@@ -106,7 +107,9 @@ class MovaProcessor:
         text = ""
         for turn in turns:
             places = (self.prompt.image_token * self.image_tokens + "\n") * len(turn.images)
-            text += self.prompt.user.replace("{images}", places).replace("{question}", check_question(turn.question))
+            text += self.prompt.user.replace("{images}", places).replace(
+                "{question}", check_question(turn.question)
+            )
             if turn.answer is not None:
                 text += self.prompt.assistant.replace("{answer}", " " + turn.answer)
         return text
@@ -135,8 +138,9 @@ class MovaProcessor:
             conversations: b conversations; each holds its images in its turns.
 
         Returns:
-            `input_ids`, `attention_mask` [b, s]; with images also `pixel_values` [i, 3, h, w], `text_input_ids` and
-            `text_attention_mask` [i, s]: each image with the questions of its conversation so far.
+            `input_ids`, `attention_mask` [b, s]; with images also `pixel_values` [i, 3, h, w],
+            `text_input_ids` and `text_attention_mask` [i, s]: each image with the questions of its
+            conversation so far.
 
         Raises:
             InputError: for an empty or endless question, or an empty conversation.
@@ -146,7 +150,9 @@ class MovaProcessor:
         data = self.tokens([self.write(turns) for turns in conversations])
         images = [image for turns in conversations for turn in turns for image in turn.images]
         if images:
-            asked = [[t.question for t in turns] for turns in conversations for turn in turns for _ in turn.images]
+            asked = [
+                [t.question for t in turns] for turns in conversations for turn in turns for _ in turn.images
+            ]
             text = self.question_tokens(asked)
             data |= {"text_input_ids": text["input_ids"], "text_attention_mask": text["attention_mask"]}
             data["pixel_values"] = self.pixels(images)
@@ -165,8 +171,14 @@ def check_question(question: str) -> str:
         InputError: if it is empty, too long, or holds the image token.
     """
     if not question.strip():
-        raise InputError("the question is empty", expected="some words", hint='Example: mova ask IMAGE "What is this?"')
+        raise InputError(
+            "the question is empty", expected="some words", hint='Example: mova ask IMAGE "What is this?"'
+        )
     if len(question) > MAX_QUESTION_CHARACTERS:
-        raise InputError("the question is too long", value=f"{len(question):,} characters",
-                         expected=f"at most {MAX_QUESTION_CHARACTERS:,}", hint="Shorten it.")
+        raise InputError(
+            "the question is too long",
+            value=f"{len(question):,} characters",
+            expected=f"at most {MAX_QUESTION_CHARACTERS:,}",
+            hint="Shorten it.",
+        )
     return question

@@ -20,8 +20,8 @@ from mova_core.routing.similarity import SimilarityRouter
 def routing_language(model: MovaForConditionalGeneration, processor: MovaProcessor) -> RoutingLanguageModel:
     """The model's language model with its `router` LoRA, on during the routing pass only.
 
-    Pictures are seen without a question's text feature where none is given; callers that have the question hand in
-    ready routing tokens instead.
+    Pictures are seen without a question's text feature where none is given; callers that have the question
+    hand in ready routing tokens instead.
     """
 
     def see(images: Sequence[Image.Image]) -> Tensor:
@@ -38,7 +38,9 @@ def pointwise_router(model: MovaForConditionalGeneration, processor: MovaProcess
     """The pointwise router with the checkpoint's calibration."""
     settings = model.config.router_settings
     calibration = Calibration(settings.bias, settings.temperature, settings.threshold)
-    return PointwiseRouter(routing_language(model, processor), calibration=calibration, k=settings.max_experts)
+    return PointwiseRouter(
+        routing_language(model, processor), calibration=calibration, k=settings.max_experts
+    )
 
 
 def own_router(model: MovaForConditionalGeneration, processor: MovaProcessor) -> Router:
@@ -57,7 +59,9 @@ def similarity_router(model: MovaForConditionalGeneration, processor: MovaProces
     """The one expert whose description is nearest to the question in the adapter's text encoder."""
 
     def encode(texts: Sequence[str]) -> Tensor:
-        tokens = processor.question_tokens.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        tokens = processor.question_tokens.tokenizer(
+            list(texts), padding=True, truncation=True, return_tensors="pt"
+        )
         return model.encode_text(tokens["input_ids"], tokens["attention_mask"])
 
     return SimilarityRouter(encode, k=1)

@@ -38,7 +38,8 @@ class TextSettings(Spec):
     """The adapter's text encoder.
 
     Args:
-        source: where its weights and tokenizer are (`part:MODEL/PART`, `hf:OWNER/NAME`, `file:PATH`, `inside:FOLDER`).
+        source: where its weights and tokenizer are (`part:MODEL/PART`, `hf:OWNER/NAME`, `file:PATH`,
+            `inside:FOLDER`).
         pooling: "cls" as in the paper, or "mean" for sentence encoders.
         width: width of the text feature.
     """

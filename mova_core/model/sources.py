@@ -26,8 +26,9 @@ def find_source(source: str, directory: Path | None = None) -> Path:
     found = directory / place if scheme == "inside" and directory else locate(source)
     if found is None or not found.exists():
         fetch = f"Run `hf download {place}`." if scheme == "hf" else "Check the checkpoint's config.json."
-        raise CheckpointError("a part of the checkpoint is not on this machine", value=source, expected="it on disk",
-                              hint=fetch)
+        raise CheckpointError(
+            "a part of the checkpoint is not on this machine", value=source, expected="it on disk", hint=fetch
+        )
     return found
 
 

@@ -86,8 +86,13 @@ class Collator:
         words: names that aligned tokens learn, in order; empty for other stages.
     """
 
-    def __init__(self, store: FeatureStore, processor: MovaProcessor, text_encoder: TextEncoder,
-                 words: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        processor: MovaProcessor,
+        text_encoder: TextEncoder,
+        words: Sequence[str] = (),
+    ) -> None:
         self.store = store
         self.processor = processor
         self.text_encoder = text_encoder
@@ -112,8 +117,10 @@ class Collator:
                 rows, tokens = found.setdefault(id, ([], []))
                 rows.append(row)
                 tokens.append(own[id])
-        return {id: {"rows": torch.tensor(rows), "tokens": torch.stack(tokens).float()}
-                for id, (rows, tokens) in sorted(found.items())}
+        return {
+            id: {"rows": torch.tensor(rows), "tokens": torch.stack(tokens).float()}
+            for id, (rows, tokens) in sorted(found.items())
+        }
 
     def _targets(self, batch: Sequence[Drawn]) -> dict[str, Tensor]:
         cells = self.processor.image_tokens

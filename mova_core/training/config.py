@@ -123,13 +123,20 @@ def read_train_config(path: Path, **changes: Any) -> TrainConfig:
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("the training configuration cannot be read", value=str(path),
-                          expected=f"a YAML file ({str(error).splitlines()[0]})") from error
+        raise ConfigError(
+            "the training configuration cannot be read",
+            value=str(path),
+            expected=f"a YAML file ({str(error).splitlines()[0]})",
+        ) from error
     if not isinstance(given, dict):
-        raise ConfigError("the training configuration is empty", value=str(path), expected="a mapping of fields")
+        raise ConfigError(
+            "the training configuration is empty", value=str(path), expected="a mapping of fields"
+        )
     try:
         return TrainConfig.model_validate({**given, **changes})
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}",
-                          expected="a field of a training configuration, see docs/training.md") from error
+        raise ConfigError(
+            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+            expected="a field of a training configuration, see docs/training.md",
+        ) from error

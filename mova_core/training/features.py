@@ -50,8 +50,16 @@ class FeatureStore:
 
 @torch.no_grad()
 def write_features(
-    samples: SampleSet, folder: Path, *, base: VisionExpert, pool: ExpertPool, extra: int = 1, batch: int = 16,
-    seed: int = 0, dtype: torch.dtype = torch.bfloat16, tell: Callable[[str], None] = print,
+    samples: SampleSet,
+    folder: Path,
+    *,
+    base: VisionExpert,
+    pool: ExpertPool,
+    extra: int = 1,
+    batch: int = 16,
+    seed: int = 0,
+    dtype: torch.dtype = torch.bfloat16,
+    tell: Callable[[str], None] = print,
 ) -> FeatureStore:
     """Runs the base and, for every sample, its own experts and `extra` others; shards that exist are kept.
 
@@ -60,7 +68,8 @@ def write_features(
         folder: where shards go, each written whole.
         base: the base encoder.
         pool: the experts.
-        extra: other experts a sample, drawn at random, so that a stage can also train on routes that do not help.
+        extra: other experts a sample, drawn at random, so that a stage can also train on routes that do not
+            help.
         batch: pictures at once.
         seed: of the draw.
         dtype: features are stored in.
@@ -83,8 +92,15 @@ def write_features(
     return FeatureStore(folder)
 
 
-def _some(samples: SampleSet, rows: Sequence[int], base: VisionExpert, pool: ExpertPool, extra: int, seed: int,
-          dtype: torch.dtype) -> dict[str, Tensor]:
+def _some(
+    samples: SampleSet,
+    rows: Sequence[int],
+    base: VisionExpert,
+    pool: ExpertPool,
+    extra: int,
+    seed: int,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
     drawn = [samples[row] for row in rows]
     images = [sample.image for sample in drawn]
     first = next(base.parameters())

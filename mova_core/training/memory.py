@@ -1,8 +1,8 @@
 """Keeping freed memory in the process while training on CPU.
 
-glibc hands every large block back to the kernel when it is freed, and the kernel clears its pages when they are asked
-for again. A training step frees and asks for the same gigabytes every second: measured on two cores, keeping them
-halves a step of a small convolutional network.
+glibc hands every large block back to the kernel when it is freed, and the kernel clears its pages when they
+are asked for again. A training step frees and asks for the same gigabytes every second: measured on two
+cores, keeping them halves a step of a small convolutional network.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Training the pointwise router: the LoRA `router` learns which descriptions fit an image and a question.
 
-Two sources are mixed: pictures with the model's own pool, and questions about pictures that are only described, with
-the descriptions of many other domains. The second is what makes experts that were never seen routable by their words.
+Two sources are mixed: pictures with the model's own pool, and questions about pictures that are only
+described, with the descriptions of many other domains. The second is what makes experts that were never seen
+routable by their words.
 
 Notation for tensor shapes:
     b: samples, e: descriptions offered to a sample, n_r: routing tokens, d: width of the language model
@@ -53,7 +54,7 @@ class Choice:
 
 
 class RouterStage(Stage):
-    """Scores of descriptions: each by itself (is it useful?) and against each other (which is the most useful?)."""
+    """Scores of descriptions: each by itself (is it useful?) and against each other (which is the best?)."""
 
     def __init__(self, model: MovaForConditionalGeneration, processor: MovaProcessor) -> None:
         super().__init__(model, {})
@@ -81,7 +82,7 @@ class RouterStage(Stage):
 
 @dataclass
 class Choices(Dataset[Choice]):
-    """Seeded choices: the pool is shuffled, cut and reworded for every sample (paper, appendix on routing data).
+    """Seeded choices: the pool is shuffled, cut and reworded for every sample (paper, appendix).
 
     Args:
         samples: pictures with their useful experts.
@@ -116,7 +117,9 @@ class Choices(Dataset[Choice]):
         question = rng.choice(sample.turns)[0]
         others = [id for id in self.wordings if id not in sample.experts]
         rng.shuffle(others)
-        useful = [id for id in sample.experts if rng.random() < 0.93]  # now and then the right one is not on offer
+        useful = [
+            id for id in sample.experts if rng.random() < 0.93
+        ]  # now and then the right one is not on offer
         offered = [(rng.choice(self.wordings[id]), True) for id in useful]
         offered += [(rng.choice(self.wordings[id]), False) for id in others]
         offered = offered[: self.offered]
@@ -127,7 +130,9 @@ class Choices(Dataset[Choice]):
     def _worded(self, rng: random.Random) -> Choice:
         if self.general and rng.random() < 0.1:
             others = rng.sample(list(self.domains), self.offered)
-            return _choice(rng, None, rng.choice(self.general), [(rng.choice(d["descriptions"]), False) for d in others])
+            return _choice(
+                rng, None, rng.choice(self.general), [(rng.choice(d["descriptions"]), False) for d in others]
+            )
         right, *others = rng.sample(list(self.domains), self.offered + 1)
         offered = [(rng.choice(d["descriptions"]), False) for d in others[: self.offered - 1]]
         if rng.random() < 0.9:
@@ -157,12 +162,23 @@ def read_domains(path: Path, *, held_out: bool = False) -> tuple[list[Mapping[st
         domains = [d for d in data["domains"] if bool(d.get("held_out", False)) == held_out]
         return domains, list(data["general_questions"])
     except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise ConfigError("the routing domains cannot be read", value=str(path),
-                          expected=f"YAML with `domains` and `general_questions` ({error})") from error
+        raise ConfigError(
+            "the routing domains cannot be read",
+            value=str(path),
+            expected=f"YAML with `domains` and `general_questions` ({error})",
+        ) from error
 
 
-def train_router(model: MovaForConditionalGeneration, processor: MovaProcessor, samples: SampleSet, pool: ExpertPool,
-                 config: TrainConfig, *, resume: bool, tell: Callable[[str], None]) -> None:
+def train_router(
+    model: MovaForConditionalGeneration,
+    processor: MovaProcessor,
+    samples: SampleSet,
+    pool: ExpertPool,
+    config: TrainConfig,
+    *,
+    resume: bool,
+    tell: Callable[[str], None],
+) -> None:
     """Trains the LoRA, then calibrates the threshold on choices it has not seen."""
     stage = RouterStage(model, processor)
     stage.unfreeze()
@@ -171,20 +187,48 @@ def train_router(model: MovaForConditionalGeneration, processor: MovaProcessor, 
     tokens = picture_tokens(model, processor, samples, config, tell)
     wordings = {card.id: card.descriptions for card in pool}
     offered = int(config.options.get("offered", 4))
-    data = Choices(samples, wordings, domains, general, config.steps * config.batch, offered,
-                   float(config.options.get("worded", 0.4)), config.seed)
-    trainer = StageTrainer(stage, config.learning_rates, args=arguments(config), train_dataset=data,
-                           data_collator=lambda batch: _collate(batch, tokens, stage.width))
+    data = Choices(
+        samples,
+        wordings,
+        domains,
+        general,
+        config.steps * config.batch,
+        offered,
+        float(config.options.get("worded", 0.4)),
+        config.seed,
+    )
+    trainer = StageTrainer(
+        stage,
+        config.learning_rates,
+        args=arguments(config),
+        train_dataset=data,
+        data_collator=lambda batch: _collate(batch, tokens, stage.width),
+    )
     folder = trainer.args.output_dir
-    last = get_last_checkpoint(folder) if resume and folder and Path(folder).is_dir() else None
+    found = resume and folder and Path(folder).is_dir()
+    last = get_last_checkpoint(folder) if found else None  # type: ignore[no-untyped-call]
     trainer.train(resume_from_checkpoint=last)
-    calibrate(stage, Choices(samples, wordings, domains, general, int(config.options.get("calibration", 320)), offered,
-                             float(config.options.get("worded", 0.4)), config.seed + 1), tokens, tell)
+    calibrate(
+        stage,
+        Choices(
+            samples,
+            wordings,
+            domains,
+            general,
+            int(config.options.get("calibration", 320)),
+            offered,
+            float(config.options.get("worded", 0.4)),
+            config.seed + 1,
+        ),
+        tokens,
+        tell,
+    )
 
 
 @torch.no_grad()
-def calibrate(stage: RouterStage, data: Choices, tokens: Mapping[tuple[int, str], Tensor],
-              tell: Callable[[str], None]) -> None:
+def calibrate(
+    stage: RouterStage, data: Choices, tokens: Mapping[tuple[int, str], Tensor], tell: Callable[[str], None]
+) -> None:
     """Fits bias and temperature of the model's router on `data`, by maximum likelihood."""
     stage.eval()
     scores, useful = [], []
@@ -194,21 +238,38 @@ def calibrate(stage: RouterStage, data: Choices, tokens: Mapping[tuple[int, str]
         useful += [u for choice in batch["choices"] for u in choice.useful]
     fitted = Calibration.fit(torch.cat(scores), torch.tensor(useful))
     right = (fitted.probabilities(torch.cat(scores)) > fitted.threshold) == torch.tensor(useful)
-    stage.model.config.router |= {"bias": fitted.bias, "temperature": fitted.temperature,
-                                  "threshold": fitted.threshold}
-    tell(f"calibrated: bias {fitted.bias:.2f}, temperature {fitted.temperature:.2f}, "
-         f"{100 * right.float().mean():.1f} % of {len(useful)} descriptions judged rightly")
+    stage.model.config.router |= {
+        "bias": fitted.bias,
+        "temperature": fitted.temperature,
+        "threshold": fitted.threshold,
+    }
+    tell(
+        f"calibrated: bias {fitted.bias:.2f}, temperature {fitted.temperature:.2f}, "
+        f"{100 * right.float().mean():.1f} % of {len(useful)} descriptions judged rightly"
+    )
 
 
 @torch.no_grad()
-def picture_tokens(model: MovaForConditionalGeneration, processor: MovaProcessor, samples: SampleSet,
-                   config: TrainConfig, tell: Callable[[str], None]) -> Mapping[tuple[int, str], Tensor]:
-    """What the router sees, [n_r, d], for every sample and question: the core is frozen, so it is computed once."""
+def picture_tokens(
+    model: MovaForConditionalGeneration,
+    processor: MovaProcessor,
+    samples: SampleSet,
+    config: TrainConfig,
+    tell: Callable[[str], None],
+) -> Mapping[tuple[int, str], Tensor]:
+    """What the router sees, [n_r, d], for each sample and question; computed once, as the core is frozen."""
     none = ExpertPool([])
-    store = write_features(cast(SampleSet, _Routeless(samples)), Path(config.data.features), base=model.base, pool=none,
-                           extra=0, seed=config.seed, tell=tell)
+    store = write_features(
+        cast(SampleSet, _Routeless(samples)),
+        Path(config.data.features),
+        base=model.base,
+        pool=none,
+        extra=0,
+        seed=config.seed,
+        tell=tell,
+    )
     found: dict[tuple[int, str], Tensor] = {}
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     for start in range(0, len(samples), 16):
         pairs = [(i, q) for i in range(start, min(start + 16, len(samples))) for q, _ in samples[i].turns]
         text = processor.question_tokens([[question] for _, question in pairs])

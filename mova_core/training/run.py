@@ -56,21 +56,47 @@ def run(config: TrainConfig, *, resume: bool = False, tell: Callable[[str], None
     processor = _processor(model, config)
     samples = build_samples(config.data.factory, **config.data.arguments)
     tell(f"{config.stage}: {len(samples)} samples, {config.steps} steps of {config.batch}")
-    pool = ExpertPool.from_ids([entry.id for entry in model.config.manifest], find=find_weights)
+    pool = ExpertPool.from_ids(
+        [entry.id for entry in model.config.manifest], dtype=next(model.base.parameters()).dtype, find=find_weights
+    )
     if config.stage == "router":
         train_router(model, processor, samples, pool, config, resume=resume, tell=tell)
     else:
-        store = write_features(samples, Path(config.data.features), base=model.base, pool=pool,
-                               extra=config.data.extra_experts, seed=config.seed, tell=tell)
-        _train(model, processor, DrawnSamples(samples, store, config.steps * config.batch, config.turns,
-                                              config.routes, config.seed), store, pool, config, resume)
-    save_model(model.eval(), output)
+        store = write_features(
+            samples,
+            Path(config.data.features),
+            base=model.base,
+            pool=pool,
+            extra=config.data.extra_experts,
+            seed=config.seed,
+            tell=tell,
+        )
+        _train(
+            model,
+            processor,
+            DrawnSamples(
+                samples, store, config.steps * config.batch, config.turns, config.routes, config.seed
+            ),
+            store,
+            pool,
+            config,
+            resume,
+        )
+    model.eval()  # type: ignore[no-untyped-call]
+    save_model(model, output)
     tell(f"wrote {output}")
     return output
 
 
-def _train(model: MovaForConditionalGeneration, processor: MovaProcessor, data: DrawnSamples, store: FeatureStore,
-           pool: ExpertPool, config: TrainConfig, resume: bool) -> None:
+def _train(
+    model: MovaForConditionalGeneration,
+    processor: MovaProcessor,
+    data: DrawnSamples,
+    store: FeatureStore,
+    pool: ExpertPool,
+    config: TrainConfig,
+    resume: bool,
+) -> None:
     grids = {card.id: _grid(card.features.grid) for card in pool}
     stage: Stage
     words: Sequence[str] = ()
@@ -81,10 +107,16 @@ def _train(model: MovaForConditionalGeneration, processor: MovaProcessor, data: 
         stage = SftStage(model, grids)
     stage.unfreeze()
     stage.train()
-    trainer = StageTrainer(stage, config.learning_rates, args=arguments(config), train_dataset=data,
-                           data_collator=Collator(store, processor, model.text_encoder.eval(), words))
+    trainer = StageTrainer(
+        stage,
+        config.learning_rates,
+        args=arguments(config),
+        train_dataset=data,
+        data_collator=Collator(store, processor, model.text_encoder.eval(), words),
+    )
     folder = trainer.args.output_dir
-    last = get_last_checkpoint(folder) if resume and folder and Path(folder).is_dir() else None
+    found = resume and folder and Path(folder).is_dir()
+    last = get_last_checkpoint(folder) if found else None  # type: ignore[no-untyped-call]
     trainer.train(resume_from_checkpoint=last)
 
 
@@ -95,8 +127,11 @@ def starting_model(config: TrainConfig) -> MovaForConditionalGeneration:
         ConfigError: if the configuration names neither or both.
     """
     if (config.start is None) == (config.model is None):
-        raise ConfigError("a run needs one of `start` and `model`", value=config.start or "neither",
-                          expected="a checkpoint directory, or a model to build")
+        raise ConfigError(
+            "a run needs one of `start` and `model`",
+            value=config.start or "neither",
+            expected="a checkpoint directory, or a model to build",
+        )
     if config.start is not None:
         model = MovaForConditionalGeneration.from_pretrained(config.start)
     else:
@@ -116,29 +151,56 @@ def new_model(config: TrainConfig) -> MovaForConditionalGeneration:
     if spec is None:
         raise ConfigError("the configuration holds no model", expected="a `model` section")
     sizes, pool = spec.adapter, ExpertPool.from_ids(spec.pool)
-    adapter = MovAdapter(width=sizes.width, heads=sizes.heads, grid=sizes.grid, text_dim=spec.text_encoder.width,
-                         out_dim=spec.language_model.width, depth=sizes.depth, ffn_ratio=sizes.ffn_ratio,
-                         max_experts=sizes.max_experts)
+    adapter = MovAdapter(
+        width=sizes.width,
+        heads=sizes.heads,
+        grid=sizes.grid,
+        text_dim=spec.text_encoder.width,
+        out_dim=spec.language_model.width,
+        depth=sizes.depth,
+        ffn_ratio=sizes.ffn_ratio,
+        max_experts=sizes.max_experts,
+    )
     for card in pool:
-        adapter.add_pack(card.id, ExpertPack(width=sizes.width, channels=card.features.channels, heads=sizes.heads,
-                                             depth=sizes.depth))
+        adapter.add_pack(
+            card.id,
+            ExpertPack(
+                width=sizes.width, channels=card.features.channels, heads=sizes.heads, depth=sizes.depth
+            ),
+        )
     tokenizer = load_tokenizer(spec.language_model.source, Path())
-    entries = [PoolEntry(id=card.id, card_hash=card.hash, channels=card.features.channels,
-                         revision=card.weights.revision or "") for card in pool]
-    made = MovaConfig(base=spec.base, adapter=sizes, text_encoder=spec.text_encoder, language_model=spec.language_model,
-                      router=spec.router, pool=entries, image_token_id=len(tokenizer))
+    entries = [
+        PoolEntry(
+            id=card.id,
+            card_hash=card.hash,
+            channels=card.features.channels,
+            revision=card.weights.revision or "",
+        )
+        for card in pool
+    ]
+    made = MovaConfig(
+        base=spec.base,
+        adapter=sizes,
+        text_encoder=spec.text_encoder,
+        language_model=spec.language_model,
+        router=spec.router,
+        pool=entries,
+        image_token_id=len(tokenizer),
+    )
     half = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
     return MovaForConditionalGeneration(
         made,
-        base=load_base(spec.base, dtype=torch.float32, device=CPU),
+        base=load_base(spec.base, dtype=half, device=CPU),
         text_encoder=load_text_encoder(spec.text_encoder, Path(), dtype=torch.float32, device=CPU),
         adapter=adapter,
         language_model=load_language_model(spec.language_model, Path(), dtype=half, device=CPU),
     )
 
 
-def word_embeddings(model: MovaForConditionalGeneration, processor: MovaProcessor, words: Sequence[str]) -> Tensor:
-    """The language model's embedding of each word as it stands after a space, [w, d]; mean over its tokens."""
+def word_embeddings(
+    model: MovaForConditionalGeneration, processor: MovaProcessor, words: Sequence[str]
+) -> Tensor:
+    """The language model's embedding of each word as it stands after a space: [w, d], mean over tokens."""
     table: Any = model.get_input_embeddings()
     rows = [table.weight[processor.text_ids(" " + word)].float().mean(0) for word in words]
     return torch.stack(rows).detach()
@@ -152,15 +214,24 @@ def _processor(model: MovaForConditionalGeneration, config: TrainConfig) -> Mova
     if config.start is not None:
         return MovaProcessor.from_pretrained(config.start)
     made = model.config
-    return MovaProcessor(made, tokenizer=load_tokenizer(made.language_settings.source, Path()),
-                         text_tokenizer=load_tokenizer(made.text_settings.source, Path()), stream=model.base.stream)
+    return MovaProcessor(
+        made,
+        tokenizer=load_tokenizer(made.language_settings.source, Path()),
+        text_tokenizer=load_tokenizer(made.text_settings.source, Path()),
+        stream=model.base.stream,
+    )
 
 
 def _lora(settings: LoraSettings) -> Any:
     from peft import LoraConfig
 
-    return LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
-                      target_modules=list(settings.targets), task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.targets),
+        task_type="CAUSAL_LM",
+    )
 
 
 def _grid(grid: tuple[int, int] | str) -> tuple[int, int]:

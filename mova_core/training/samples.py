@@ -22,7 +22,8 @@ class Sample:
         image: RGB.
         turns: questions and answers.
         experts: ids of the experts that help with these questions; empty when the base is enough.
-        words: optional names of what is where, each with the share of every cell of the fused grid, [h, w] in 0..1.
+        words: optional names of what is where, each with the share of every cell of the fused grid, [h, w] in
+            0..1.
         task: what the questions are reported under.
         plain: whether the wording gives the kind of picture away.
     """
@@ -57,6 +58,9 @@ def build_samples(factory: str, **arguments: Any) -> SampleSet:
     try:
         made: SampleSet = getattr(importlib.import_module(module), name)(**arguments)
     except (ImportError, AttributeError, TypeError) as error:
-        raise ConfigError("the samples cannot be built", value=f"{factory} ({error})",
-                          expected="module:function and its arguments") from error
+        raise ConfigError(
+            "the samples cannot be built",
+            value=f"{factory} ({error})",
+            expected="module:function and its arguments",
+        ) from error
     return made

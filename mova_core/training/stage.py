@@ -1,7 +1,8 @@
 """Training stages as modules: what is trained, and what loss a batch has.
 
 Notation for tensor shapes:
-    b: samples, n: base tokens, c: channels, m: fused tokens, d: width of the language model, w: words, s: text tokens
+    b: samples, n: base tokens, c: channels, m: fused tokens, d: width of the language model, w: words, s:
+    text tokens
 """
 
 from __future__ import annotations
@@ -61,14 +62,19 @@ class Stage(nn.Module):
 
     def lora(self, name: str) -> list[nn.Parameter]:
         """Weights of one LoRA."""
-        return [p for key, p in self.model.language_model.named_parameters() if f".{name}." in key and "lora_" in key]
+        return [
+            p
+            for key, p in self.model.language_model.named_parameters()
+            if f".{name}." in key and "lora_" in key
+        ]
 
 
 class AlignStage(Stage):
     """Fused tokens learn to name what is on their cell, in the language model's own word embeddings.
 
-    No pass of the language model is needed, so it is thousands of samples a minute. The idea is pre-alignment: train
-    the way into a frozen language model before the language model learns to use it (Eagle, arXiv:2408.15998).
+    No pass of the language model is needed, so it is thousands of samples a minute. The idea is
+    pre-alignment: train the way into a frozen language model before the language model learns to use it
+    (Eagle, arXiv:2408.15998).
 
     Args:
         model: the model.
@@ -76,10 +82,17 @@ class AlignStage(Stage):
         words: [w, d] embeddings of the words, in the order of the targets.
     """
 
-    def __init__(self, model: MovaForConditionalGeneration, grids: Mapping[str, tuple[int, int]], words: Tensor) -> None:
+    directions: Tensor
+    centre: Tensor
+    length: Tensor
+
+    def __init__(
+        self, model: MovaForConditionalGeneration, grids: Mapping[str, tuple[int, int]], words: Tensor
+    ) -> None:
         super().__init__(model, grids)
         words = words.float()
-        self.register_buffer("directions", F.normalize(words - words.mean(0), dim=1), persistent=False)  # [w, d]
+        directions = F.normalize(words - words.mean(0), dim=1)  # [w, d]
+        self.register_buffer("directions", directions, persistent=False)
         self.register_buffer("centre", words.mean(0), persistent=False)
         self.register_buffer("length", words.norm(dim=1).mean(), persistent=False)
         self.scale = nn.Parameter(torch.tensor(16.0))
@@ -88,8 +101,9 @@ class AlignStage(Stage):
     def groups(self) -> Iterator[tuple[str, list[nn.Parameter]]]:
         yield "adapter", [*self.model.adapter.parameters(), self.scale, self.bias]
 
-    def forward(self, base_features: Tensor, text_features: Tensor, targets: Tensor, experts: Routed,
-                **_: Any) -> dict[str, Tensor]:
+    def forward(
+        self, base_features: Tensor, text_features: Tensor, targets: Tensor, experts: Routed, **_: Any
+    ) -> dict[str, Tensor]:
         """Loss of a batch.
 
         Args:
@@ -98,8 +112,10 @@ class AlignStage(Stage):
             targets: [b, m, w], share of each cell that a word is true of.
             experts: features of the chosen experts.
         """
-        tokens = self.model.fuse(base_features, routed(experts, self.grids), text_features).tokens.float()  # [b, m, d]
-        logits = self.scale * F.normalize(tokens - self.centre, dim=2) @ self.directions.T + self.bias  # [b, m, w]
+        fused = self.model.fuse(base_features, routed(experts, self.grids), text_features)
+        tokens = fused.tokens.float()  # [b, m, d]
+        heading = F.normalize(tokens - self.centre, dim=2)  # [b, m, d]
+        logits = self.scale * heading @ self.directions.T + self.bias  # [b, m, w]
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         unsure = (torch.sigmoid(logits.detach()) - targets).abs()
         named = (loss * unsure).sum() / targets.sum().clamp(min=1.0)
@@ -114,11 +130,23 @@ class SftStage(Stage):
         yield "adapter", list(self.model.adapter.parameters())
         yield "answer", self.lora("answer")
 
-    def forward(self, base_features: Tensor, text_features: Tensor, input_ids: Tensor, attention_mask: Tensor,
-                labels: Tensor, experts: Routed, **_: Any) -> dict[str, Tensor]:
+    def forward(
+        self,
+        base_features: Tensor,
+        text_features: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        experts: Routed,
+        **_: Any,
+    ) -> dict[str, Tensor]:
         """Loss of a batch: tensors as `MovaForConditionalGeneration.forward` takes them."""
         output = self.model(
-            input_ids, attention_mask, labels, base_features=base_features, text_features=text_features,
+            input_ids,
+            attention_mask,
+            labels,
+            base_features=base_features,
+            text_features=text_features,
             expert_features=routed(experts, self.grids),
         )
         return {"loss": output.loss}

@@ -41,8 +41,14 @@ class StageTrainer(Trainer):
             self.optimizer = torch.optim.AdamW(groups, weight_decay=self.args.weight_decay, betas=(0.9, 0.98))
         return self.optimizer
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
-        """The stage's own loss."""
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The stage's own loss; how many items a batch has is known to the stage."""
         outputs: dict[str, Tensor] = model(**inputs)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 

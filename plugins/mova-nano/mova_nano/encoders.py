@@ -1,10 +1,13 @@
-"""The encoders of mova-nano: ImageNet's EfficientNet-Lite0 as the base, and five small experts on its first stages.
+"""The encoders of mova-nano: ImageNet's EfficientNet-Lite0 as the base, and five small experts on its first
+stages.
 
 Notation for tensor shapes:
     b: images, n: 256 cells of the 16x16 grid, c: feature channels (320 for the base, 128 for an expert)
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +23,18 @@ class LiteStages(nn.Module):
 
     Args:
         stages: 4 (stride 16, 80 channels) or 7 (stride 32, 320 channels).
-        frozen: how many leading stages (with the stem) stay as pretrained, statistics included, in training too.
+        frozen: how many leading stages (with the stem) stay as pretrained, statistics included, in training
+            too.
     """
 
     def __init__(self, stages: int, frozen: int = 0) -> None:
         super().__init__()
         import timm
 
-        full = timm.create_model(BACKBONE, pretrained=False)
-        self.conv_stem = full.conv_stem
-        self.bn1 = full.bn1
-        self.blocks = full.blocks[:stages]
+        full: Any = timm.create_model(BACKBONE, pretrained=False)
+        self.conv_stem: nn.Module = full.conv_stem
+        self.bn1: nn.Module = full.bn1
+        self.blocks: nn.Sequential = full.blocks[:stages]
         self.channels = _STAGE_CHANNELS[stages]
         self.frozen = frozen
         for part in self._pretrained():
@@ -53,7 +57,8 @@ class LiteStages(nn.Module):
 
 
 class DenseEncoder(nn.Module):
-    """Four pretrained stages, then two attention layers over the 16x16 grid: local evidence, compared globally.
+    """Four pretrained stages, then two attention layers over the 16x16 grid: local evidence, compared
+    globally.
 
     Args:
         channels: feature channels c.
@@ -72,7 +77,9 @@ class DenseEncoder(nn.Module):
         )
         self.position = nn.Parameter(torch.zeros(1, GRID * GRID, channels))
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(channels, heads, 2 * channels, 0.0, "gelu", batch_first=True, norm_first=True)
+            nn.TransformerEncoderLayer(
+                channels, heads, 2 * channels, 0.0, "gelu", batch_first=True, norm_first=True
+            )
             for _ in range(layers)
         )
         self.norm = nn.LayerNorm(channels)

@@ -84,7 +84,7 @@ def spoil(image: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def square_pixels(image: Image.Image, size: int) -> Tensor:
-    """The experts' input stream, for one image: gray padding to a square, bicubic resize, values in [-1, 1]."""
+    """The experts' input stream, for one image: gray padding to a square, bicubic, values in [-1, 1]."""
     side = max(image.size)
     square = Image.new("RGB", (side, side), (127, 127, 127))
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -106,9 +106,20 @@ def f1(logits: Tensor, labels: Tensor) -> Tensor:
     return 2 * hit / (said.sum(0) + true.sum(0)) + torch.where(true.any(0), 0.0, torch.nan)
 
 
-def train(expert: str, *, backbone: Path, output: Path, samples: int = 12_000, batch: int = 32, lr: float = 2e-3,
-          eval_samples: int = 300, seed: int = 0, resume: bool = False, workers: int = 0,
-          init: Path | None = None) -> dict[str, Any]:
+def train(
+    expert: str,
+    *,
+    backbone: Path,
+    output: Path,
+    samples: int = 12_000,
+    batch: int = 32,
+    lr: float = 2e-3,
+    eval_samples: int = 300,
+    seed: int = 0,
+    resume: bool = False,
+    workers: int = 0,
+    init: Path | None = None,
+) -> dict[str, Any]:
     """Trains an expert and writes its encoder as bfloat16 safetensors.
 
     Args:
@@ -131,35 +142,60 @@ def train(expert: str, *, backbone: Path, output: Path, samples: int = 12_000, b
     lesson, assets = LESSONS[expert], default_assets()
     encoder = DenseEncoder(stride=lesson.size // 256)
     if init is not None:
-        encoder.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(init).items()})
+        encoder.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in load_file(init).items()}
+        )
     else:
         load_backbone(encoder, backbone)
     model = ConceptModel(encoder, len(lesson.concepts))
     keep_freed_memory()
     arguments = TrainingArguments(
-        output_dir=str(output / expert), per_device_train_batch_size=batch, num_train_epochs=1, learning_rate=lr,
-        lr_scheduler_type="cosine", warmup_steps=30, weight_decay=0.05, max_grad_norm=1.0, use_cpu=True, bf16=True,
-        logging_steps=20, save_steps=100, save_total_limit=1, report_to=[], dataloader_num_workers=workers, seed=seed,
-        remove_unused_columns=False, disable_tqdm=False,
+        output_dir=str(output / expert),
+        per_device_train_batch_size=batch,
+        num_train_epochs=1,
+        learning_rate=lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=30,
+        weight_decay=0.05,
+        max_grad_norm=1.0,
+        use_cpu=True,
+        bf16=True,
+        logging_steps=20,
+        save_steps=100,
+        save_total_limit=1,
+        report_to=[],
+        dataloader_num_workers=workers,
+        seed=seed,
+        remove_unused_columns=False,
+        disable_tqdm=False,
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=Pictures(lesson, "train", samples, assets, seed))
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=Pictures(lesson, "train", samples, assets, seed)
+    )
     trainer.train(resume_from_checkpoint=resume)
     output.mkdir(parents=True, exist_ok=True)
     save_file(
-        {k: (v.to(torch.bfloat16) if v.is_floating_point() else v).contiguous() for k, v in encoder.state_dict().items()},
+        {
+            k: (v.to(torch.bfloat16) if v.is_floating_point() else v).contiguous()
+            for k, v in encoder.state_dict().items()
+        },
         output / f"{expert}.safetensors",
     )
     torch.save(model.head.state_dict(), output / f"{expert}-head.pt")
-    return {split: _score(model, lesson, Pictures(lesson, split, eval_samples, assets, seed + 1)) for split in
-            ("validation", "test")}
+    return {
+        split: _score(model, lesson, Pictures(lesson, split, eval_samples, assets, seed + 1))
+        for split in ("validation", "test")
+    }
 
 
 @torch.no_grad()
 def _score(model: ConceptModel, lesson: Lesson, pictures: Pictures) -> dict[str, Any]:
     model.eval()
     rows = [pictures[i] for i in range(len(pictures))]
-    logits = [model.head(model.encoder(torch.stack([r["pixels"] for r in rows[i : i + 16]]))) for i in
-              range(0, len(rows), 16)]
+    logits = [
+        model.head(model.encoder(torch.stack([r["pixels"] for r in rows[i : i + 16]])))
+        for i in range(0, len(rows), 16)
+    ]
     scores = f1(torch.cat(logits), torch.stack([r["labels"] for r in rows]))
     seen = [(float(s), w) for s, w in zip(scores, lesson.concepts, strict=True) if not torch.isnan(s)]
     return {"mean_f1": sum(s for s, _ in seen) / len(seen), "worst": sorted(seen)[:12]}

@@ -12,19 +12,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mova_core.cards.stream import InputStream
 from mova_core.experts.features import ExpertFeatures
 from mova_core.experts.protocol import VisionExpert
 from mova_core.experts.weights import load_strict, read_weights
 from mova_nano.encoders import GRID, DenseEncoder, LiteStages
-
-HALF = (0.5, 0.5, 0.5)
-GRAY = (127, 127, 127)
-
-
-def nano_stream(size: int) -> InputStream:
-    """The input of all encoders here: gray padding to a square, `size` pixels a side, values in [-1, 1]."""
-    return InputStream(size=(size, size), fit="pad", mean=HALF, std=HALF, pad_colour=GRAY)
+from mova_nano.streams import nano_stream
 
 
 class NanoBase(VisionExpert):
@@ -111,11 +103,6 @@ class NanoExpert(VisionExpert):
 
     def forward(self, stream: Tensor) -> ExpertFeatures:
         """[b, 3, s, s] -> [b, n, c]."""
-        return ExpertFeatures(self.encoder(stream.contiguous(memory_format=torch.channels_last)), (GRID, GRID))
-
-
-class NanoTextExpert(NanoExpert):
-    """The expert that needs 512 px, since print is small."""
-
-    def __init__(self, size: int = 512, channels: int = 128) -> None:
-        super().__init__(size, channels)
+        return ExpertFeatures(
+            self.encoder(stream.contiguous(memory_format=torch.channels_last)), (GRID, GRID)
+        )

@@ -16,8 +16,19 @@ TEST_FAMILIES = ("Carlito", "EBGaramond", "Comfortaa", "Vollkorn", "OpenSans")
 """Font families that only held-out pictures use."""
 
 TRAIN_FAMILIES = (
-    "DejaVuSans", "DejaVuSerif", "Liberation", "Roboto", "Lato", "Cantarell", "Quicksand", "FiraCode", "Inconsolata",
-    "Nimbus", "C059", "P052", "URW",
+    "DejaVuSans",
+    "DejaVuSerif",
+    "Liberation",
+    "Roboto",
+    "Lato",
+    "Cantarell",
+    "Quicksand",
+    "FiraCode",
+    "Inconsolata",
+    "Nimbus",
+    "C059",
+    "P052",
+    "URW",
 )
 """Font families of training pictures."""
 

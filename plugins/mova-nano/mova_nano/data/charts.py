@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from mova_nano.data.assets import Assets
 from mova_nano.data.scene import Canvas, Question, Scene
@@ -14,8 +15,12 @@ EXPERT = ("nano-chart",)
 Wordings = tuple[tuple[str, ...], tuple[str, ...]]
 
 HIGHEST: Wordings = (
-    ("Which colour is the highest bar?", "What colour has the tallest bar?", "Which bar is the highest?",
-     "Name the colour of the longest bar."),
+    (
+        "Which colour is the highest bar?",
+        "What colour has the tallest bar?",
+        "Which bar is the highest?",
+        "Name the colour of the longest bar.",
+    ),
     ("Of what colour is the bar with the biggest value?", "The tallest bar has which colour?"),
 )
 LOWEST: Wordings = (
@@ -27,7 +32,11 @@ COUNT: Wordings = (
     ("What is the number of {parts}?", "How many {parts} do you see here?"),
 )
 VALUE: Wordings = (
-    ("What is the value of the {colour} bar?", "How high is the {colour} bar?", "Which value does {colour} have?"),
+    (
+        "What is the value of the {colour} bar?",
+        "How high is the {colour} bar?",
+        "Which value does {colour} have?",
+    ),
     ("What does the {colour} bar stand at?", "Give the value shown in {colour}."),
 )
 MAXIMUM: Wordings = (
@@ -39,11 +48,19 @@ COMPARE: Wordings = (
     ("Does {a} exceed {b}?", "Is the {a} one bigger than the {b} one?"),
 )
 SLICE_BIG: Wordings = (
-    ("Which slice is the largest?", "What colour is the biggest slice?", "Which colour has the largest share?"),
+    (
+        "Which slice is the largest?",
+        "What colour is the biggest slice?",
+        "Which colour has the largest share?",
+    ),
     ("Which colour takes up most of the pie?", "Of what colour is the widest slice?"),
 )
 SLICE_SMALL: Wordings = (
-    ("Which slice is the smallest?", "What colour is the thinnest slice?", "Which colour has the smallest share?"),
+    (
+        "Which slice is the smallest?",
+        "What colour is the thinnest slice?",
+        "Which colour has the smallest share?",
+    ),
     ("Which colour takes up least of the pie?", "Of what colour is the narrowest slice?"),
 )
 LINE_END: Wordings = (
@@ -51,8 +68,11 @@ LINE_END: Wordings = (
     ("Which line is highest at the last point?", "What colour ends at the greatest value?"),
 )
 TREND: Wordings = (
-    ("Is the {colour} line rising or falling?", "Does {colour} go up or down? Say rising or falling.",
-     "Is the trend of {colour} rising or falling?"),
+    (
+        "Is the {colour} line rising or falling?",
+        "Does {colour} go up or down? Say rising or falling.",
+        "Is the trend of {colour} rising or falling?",
+    ),
     ("Would you call the {colour} curve rising or falling?", "Rising or falling: the {colour} line?"),
 )
 TITLE: Wordings = (
@@ -103,7 +123,8 @@ def _axes(plot: _Plot) -> None:
     x0, y0, x1, y1 = plot.box
     pen = plot.canvas.pen
     if plot.rng.random() < 0.6:
-        soft = tuple((3 * a + b) // 4 for a, b in zip(plot.canvas.image.getpixel((2, 2)), plot.ink, strict=True))
+        ground: Any = plot.canvas.image.getpixel((2, 2))
+        soft = tuple((3 * a + b) // 4 for a, b in zip(ground, plot.ink, strict=True))
         for step in range(1, 11):
             y = y1 - (y1 - y0) * step / 10
             pen.line((x0, y, x1, y), fill=soft, width=1)
@@ -123,7 +144,9 @@ def _bars(plot: _Plot) -> list[Question]:
         left = x0 + slot * (i + (1 - fill) / 2)
         top = y1 - (y1 - y0) * value / 10
         bar = (left, top, left + slot * fill, y1)
-        plot.canvas.pen.rectangle(bar, fill=shade(COLOURS[name], rng, 14), outline=plot.ink if plot.outline else None)
+        plot.canvas.pen.rectangle(
+            bar, fill=shade(COLOURS[name], rng, 14), outline=plot.ink if plot.outline else None
+        )
         rank = {order[-1]: ("highest",), order[0]: ("lowest",)}.get(i, ())
         plot.canvas.mark((name, NUMBERS[value], "bar", *rank), bar)
     a, b = rng.sample(range(len(names)), 2)
@@ -147,7 +170,9 @@ def _lines(plot: _Plot) -> list[Question]:
     for name, end in zip(names, ends, strict=True):
         rising = end > 5 if end in (1, 2, 9, 10) else rng.random() < 0.5
         start = rng.uniform(0, end - 1) if rising else rng.uniform(end + 1, 10.5)
-        values = [start + (end - start) * t / 4 + (rng.uniform(-0.5, 0.5) if 0 < t < 4 else 0) for t in range(5)]
+        values = [
+            start + (end - start) * t / 4 + (rng.uniform(-0.5, 0.5) if 0 < t < 4 else 0) for t in range(5)
+        ]
         points = [(x0 + (x1 - x0) * t / 4, y1 - (y1 - y0) * max(0.0, v) / 10.5) for t, v in enumerate(values)]
         colour = shade(COLOURS[name], rng, 14)
         plot.canvas.pen.line(points, fill=colour, width=rng.randint(4, 9), joint="curve")
@@ -177,8 +202,11 @@ def _pie(plot: _Plot) -> list[Question]:
     for name, share in zip(names, shares, strict=True):
         sweep = 360 * share / total
         plot.canvas.pen.pieslice(
-            (cx - radius, cy - radius, cx + radius, cy + radius), angle, angle + sweep,
-            fill=shade(COLOURS[name], rng, 14), outline=plot.ink if plot.outline else None,
+            (cx - radius, cy - radius, cx + radius, cy + radius),
+            angle,
+            angle + sweep,
+            fill=shade(COLOURS[name], rng, 14),
+            outline=plot.ink if plot.outline else None,
         )
         middle = math.radians(angle + sweep / 2)
         x, y = cx + math.cos(middle) * radius * 0.68, cy + math.sin(middle) * radius * 0.68

@@ -35,24 +35,33 @@ def _unique(*groups: Sequence[str]) -> tuple[str, ...]:
 LESSONS: Mapping[str, Lesson] = {
     "nano-text": Lesson(
         _unique(SIGN_WORDS, GOODS, NUMBERS[1:], ("top", "bottom", "highest", "sign", "receipt")),
-        {"text": 0.85, "chart": 0.1, "objects": 0.05}, 512,
+        {"text": 0.85, "chart": 0.1, "objects": 0.05},
+        512,
     ),
     "nano-chart": Lesson(
-        _unique(tuple(COLOURS), NUMBERS[:11], ("bar", "line", "pie", "slice", "rising", "falling"),
-                ("highest", "lowest", "largest", "smallest", "chart")),
-        {"chart": 0.9, "regions": 0.05, "text": 0.05}, 256,
+        _unique(
+            tuple(COLOURS),
+            NUMBERS[:11],
+            ("bar", "line", "pie", "slice", "rising", "falling"),
+            ("highest", "lowest", "largest", "smallest", "chart"),
+        ),
+        {"chart": 0.9, "regions": 0.05, "text": 0.05},
+        256,
     ),
     "nano-objects": Lesson(
         _unique(THINGS, NUMBERS[1:7], ("left", "center", "right", "top", "middle", "bottom", "objects")),
-        {"objects": 0.92, "chart": 0.04, "base": 0.04}, 256,
+        {"objects": 0.92, "chart": 0.04, "base": 0.04},
+        256,
     ),
     "nano-regions": Lesson(
         _unique(tuple(COLOURS), NUMBERS[2:6], ("region", "round", "angular", "largest", "smallest", "map")),
-        {"regions": 0.9, "chart": 0.06, "objects": 0.04}, 256,
+        {"regions": 0.9, "chart": 0.06, "objects": 0.04},
+        256,
     ),
     "nano-medical": Lesson(
         _unique(PLANES, *LEVELS, ("fluid", "gray", "white", "cross", "brain")),
-        {"medical": 0.94, "base": 0.06}, 256,
+        {"medical": 0.94, "base": 0.06},
+        256,
     ),
 }
 """Lessons by expert id."""

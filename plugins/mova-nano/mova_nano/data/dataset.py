@@ -27,7 +27,11 @@ KINDS: Mapping[str, Callable[[random.Random, str, Assets], Scene]] = {
 SPLITS = ("train", "validation", "test")
 
 KIND: Wordings = (
-    ("What kind of picture is this?", "What type of image do you see?", "Is this a photo, a chart or something else?"),
+    (
+        "What kind of picture is this?",
+        "What type of image do you see?",
+        "Is this a photo, a chart or something else?",
+    ),
     ("What sort of image is it?", "Which kind of picture is shown?"),
 )
 _KIND_NAMES = {"objects": "drawing", "regions": "map", "brain": "scan"}

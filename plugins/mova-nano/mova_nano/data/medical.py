@@ -17,19 +17,31 @@ from mova_nano.data.words import COLOURS, say
 
 EXPERT = ("nano-medical",)
 PLANES = ("sagittal", "coronal", "axial")
-LEVELS = (("left", "middle", "right"), ("back", "middle", "front"), ("low", "middle", "high"))
-"""Names of the thirds of the brain along x (patient left to right), y (posterior to anterior), z (inferior to superior)."""
+LEVELS = (("side", "middle", "side"), ("back", "middle", "front"), ("low", "middle", "high"))
+"""Names of the thirds of the brain along x (the two sides look alike), y (posterior to anterior), z (inferior to
+superior)."""
+OPTIONS = ("side or middle", "back, middle or front", "low, middle or high")
 
 PLANE: Wordings = (
-    ("Which plane is this slice?", "Is this slice axial, coronal or sagittal?", "In which plane was this brain cut?"),
-    ("Name the orientation of this scan: axial, coronal or sagittal.", "What is the viewing plane of this brain image?"),
+    (
+        "Which plane is this slice?",
+        "Is this slice axial, coronal or sagittal?",
+        "In which plane was this brain cut?",
+    ),
+    (
+        "Name the orientation of this scan: axial, coronal or sagittal.",
+        "What is the viewing plane of this brain image?",
+    ),
 )
 LEVEL: Wordings = (
-    ("Is this slice from the {a}, {b} or {c} part of the brain?", "At which level is this slice: {a}, {b} or {c}?"),
-    ("Does the slice lie {a}, {b} or {c} in the head?", "{a}, {b} or {c}: where was the brain cut?"),
+    ("Is this slice from the {options} part of the brain?", "At which level is this slice: {options}?"),
+    ("Where in the head does the slice lie: {options}?", "{options}: where was the brain cut?"),
 )
 TISSUE: Wordings = (
-    ("Which tissue is at the cross: white, gray or fluid?", "Is the cross on white matter, gray matter or fluid?"),
+    (
+        "Which tissue is at the cross: white, gray or fluid?",
+        "Is the cross on white matter, gray matter or fluid?",
+    ),
     ("What does the cross mark: white matter, gray matter or fluid?", "Name the tissue under the cross."),
 )
 
@@ -61,7 +73,7 @@ def _brain() -> _Brain:
 
 
 def draw(rng: random.Random, split: str, assets: Assets) -> Scene:
-    """One slice under random contrast, scale and turn; every fifth position along an axis is kept for tests."""
+    """One slice under random contrast, scale and turn; every fifth position of an axis is kept for tests."""
     del assets
     brain = _brain()
     axis = rng.randrange(3)
@@ -73,7 +85,9 @@ def draw(rng: random.Random, split: str, assets: Assets) -> Scene:
     t1 = np.rot90(np.take(brain.t1, position, axis=axis))
     tissue = np.rot90(np.take(brain.tissue, position, axis=axis))
     gray = np.clip(t1, 0, 1) ** rng.uniform(0.7, 1.4) * rng.uniform(0.8, 1.15)
-    gray = np.clip(gray + np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(0, 0.04), gray.shape), 0, 1)
+    gray = np.clip(
+        gray + np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(0, 0.04), gray.shape), 0, 1
+    )
     side, turn = int(rng.uniform(430, 512)), rng.uniform(-10, 10)
     scale = side / max(gray.shape)
     size = (int(gray.shape[1] * scale), int(gray.shape[0] * scale))
@@ -91,20 +105,22 @@ def draw(rng: random.Random, split: str, assets: Assets) -> Scene:
 
 
 def _cross(canvas: Canvas, rng: random.Random, labels: NDArray[np.uint8], offset: tuple[int, int]) -> str:
-    """Draws a cross inside one tissue (its 7x7 pixels all of that tissue, where there are such) and names the tissue."""
+    """Draws a cross inside one tissue (all of its 7x7 pixels, where there are such) and names the tissue."""
     code = rng.choice([c for c in (1, 2, 3) if (labels == c).any()])
     same = (labels == code).astype(np.uint8)
-    inner = np.asarray(Image.fromarray(same * 255).resize((same.shape[1] // 7, same.shape[0] // 7), Image.Resampling.BOX))
+    inner = np.asarray(
+        Image.fromarray(same * 255).resize((same.shape[1] // 7, same.shape[0] // 7), Image.Resampling.BOX)
+    )
     spots = np.argwhere(inner == inner.max())
     row, column = spots[rng.randrange(len(spots))]
     x, y = int(column) * 7 + 3 + offset[0], int(row) * 7 + 3 + offset[1]
     colour = COLOURS[rng.choice(["red", "green", "yellow"])]
     for dx, dy in ((1, 0), (0, 1)):
         for sign in (-1, 1):
-            near, far = 7 * sign, 17 * sign
-            canvas.pen.line((x + dx * near, y + dy * near, x + dx * far, y + dy * far), fill=colour, width=3)
+            near, far = 7 * sign, 24 * sign
+            canvas.pen.line((x + dx * near, y + dy * near, x + dx * far, y + dy * far), fill=colour, width=4)
     name = ("fluid", "gray", "white")[code - 1]
-    canvas.mark((name, "cross"), (x - 17, y - 17, x + 17, y + 17))
+    canvas.mark((name, "cross"), (x - 20, y - 20, x + 20, y + 20))
     return name
 
 
@@ -112,10 +128,9 @@ def _questions(rng: random.Random, split: str, axis: int, third: int, tissue: st
     def ask(wordings: Wordings, answer: str, **values: str) -> Question:
         return Question(say(wordings, split, rng, **values), answer, "medical", EXPERT)
 
-    a, b, c = LEVELS[axis]
     return (
         ask(PLANE, PLANES[axis]),
-        ask(LEVEL, LEVELS[axis][third], a=a, b=b, c=c),
+        ask(LEVEL, LEVELS[axis][third], options=OPTIONS[axis]),
         ask(TISSUE, tissue),
         ask(TISSUE, tissue),
     )

@@ -16,8 +16,12 @@ from mova_nano.data.words import COLOURS, GROUNDS, NUMBERS, say, shade
 EXPERT = ("nano-regions",)
 
 LARGEST: Wordings = (
-    ("Which region is the largest?", "What colour covers the most area?", "Which area is the biggest?",
-     "Which colour fills the most space?"),
+    (
+        "Which region is the largest?",
+        "What colour covers the most area?",
+        "Which area is the biggest?",
+        "Which colour fills the most space?",
+    ),
     ("Of what colour is the largest region?", "Which colour has the greatest extent?"),
 )
 SMALLEST: Wordings = (
@@ -25,7 +29,11 @@ SMALLEST: Wordings = (
     ("Of what colour is the smallest region?", "Which colour has the least extent?"),
 )
 LARGER: Wordings = (
-    ("Is {a} larger than {b}?", "Does the {a} area cover more than the {b} one?", "Is the {a} region bigger than {b}?"),
+    (
+        "Is {a} larger than {b}?",
+        "Does the {a} area cover more than the {b} one?",
+        "Is the {a} region bigger than {b}?",
+    ),
     ("Is the {a} one bigger than the {b} one?", "Does {a} exceed {b} in size?"),
 )
 COUNT: Wordings = (
@@ -34,7 +42,10 @@ COUNT: Wordings = (
 )
 SHAPE: Wordings = (
     ("Is the outline of the {a} region round or angular?", "Does {a} have a round or an angular outline?"),
-    ("Round or angular: the border of {a}?", "Is the {a} area bounded by curves or corners? Say round or angular."),
+    (
+        "Round or angular: the border of {a}?",
+        "Is the {a} area bounded by curves or corners? Say round or angular.",
+    ),
 )
 
 
@@ -71,8 +82,9 @@ def draw(rng: random.Random, split: str, assets: Assets) -> Scene:
     return Scene(canvas.image, "regions", canvas.marks, _questions(rng, split, names, areas, rounds))
 
 
-def _questions(rng: random.Random, split: str, names: list[str], areas: list[int],
-               rounds: list[bool]) -> tuple[Question, ...]:
+def _questions(
+    rng: random.Random, split: str, names: list[str], areas: list[int], rounds: list[bool]
+) -> tuple[Question, ...]:
     def ask(wordings: Wordings, answer: str, plain: bool = True, **values: str) -> Question:
         return Question(say(wordings, split, rng, **values), answer, "regions", EXPERT, plain)
 
@@ -100,20 +112,28 @@ def _place(rng: random.Random, size: tuple[int, int], count: int) -> list[tuple[
     return placed if len(placed) >= 2 else _place(rng, size, count)
 
 
-def _blob(rng: random.Random, size: tuple[int, int], cx: float, cy: float, radius: float) -> tuple[Image.Image, bool]:
+def _blob(
+    rng: random.Random, size: tuple[int, int], cx: float, cy: float, radius: float
+) -> tuple[Image.Image, bool]:
     """A wavy round outline, or a polygon of three to six corners; its area stays close to a disc's."""
     is_round = rng.random() < 0.5
     mask = Image.new("L", size)
     if is_round:
         phases = [rng.uniform(0, 2 * math.pi) for _ in range(3)]
         steps = [2 * math.pi * t / 72 for t in range(72)]
-        reach = [radius * (0.88 + 0.06 * sum(math.sin((k + 2) * t + p) for k, p in enumerate(phases))) for t in steps]
+        reach = [
+            radius * (0.88 + 0.06 * sum(math.sin((k + 2) * t + p) for k, p in enumerate(phases)))
+            for t in steps
+        ]
         points = [(cx + r * math.cos(t), cy + r * math.sin(t)) for t, r in zip(steps, reach, strict=True)]
     else:
         corners = rng.randint(3, 6)
         turn = rng.uniform(0, 2 * math.pi)
         stretch = {3: 1.32, 4: 1.1, 5: 1.02, 6: 0.97}[corners]
         angles = [turn + 2 * math.pi * k / corners for k in range(corners)]
-        points = [(cx + radius * stretch * 0.9 * math.cos(t), cy + radius * stretch * 0.9 * math.sin(t)) for t in angles]
+        points = [
+            (cx + radius * stretch * 0.9 * math.cos(t), cy + radius * stretch * 0.9 * math.sin(t))
+            for t in angles
+        ]
     ImageDraw.Draw(mask).polygon(points, fill=255)
     return mask, is_round

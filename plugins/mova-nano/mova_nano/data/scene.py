@@ -1,7 +1,7 @@
 """A drawn picture with what is known of it by construction.
 
-Coordinates are pixels of the picture, x to the right and y down. `Mark` masks live on the 16x16 grid of the *padded
-square* picture, the grid on which the base encoder and the experts give their features.
+Coordinates are pixels of the picture, x to the right and y down. `Mark` masks live on the 16x16 grid of the
+*padded square* picture, the grid on which the base encoder and the experts give their features.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Canvas:
         return tuple(self._marks)
 
     def mark(self, words: Sequence[str], box: tuple[float, float, float, float]) -> None:
-        """Marks the cells whose centre lies in `box` (x0, y0, x1, y1), and always the one at the box's centre."""
+        """Marks the cells with their centre in `box` (x0, y0, x1, y1), and always the one at its centre."""
         side, left, top = self._square()
         centres = (np.arange(GRID) + 0.5) * side / GRID
         x, y = centres - left, centres - top
@@ -89,7 +89,7 @@ class Canvas:
         self._marks.append(Mark(tuple(words), cells))
 
     def mark_mask(self, words: Sequence[str], mask: Image.Image) -> None:
-        """Marks the cells that `mask` (mode L, size of the picture) covers by half, or the one it covers most."""
+        """Marks the cells that `mask` (mode L, the picture's size) half covers, or the one it covers most."""
         side, left, top = self._square()
         square = Image.new("L", (side, side))
         square.paste(mask, (left, top))
@@ -101,7 +101,7 @@ class Canvas:
         self._marks.append(Mark(tuple(words), np.ones((GRID, GRID), dtype=np.bool_)))
 
     def mark_rest(self, words: Sequence[str]) -> None:
-        """Marks the cells that nothing marked so far: a count lives there, apart from the values of single things."""
+        """Marks the cells that nothing marked so far: a count lives there, apart from single things."""
         free = np.ones((GRID, GRID), dtype=np.bool_)
         for mark in self._marks:
             free &= ~mark.cells

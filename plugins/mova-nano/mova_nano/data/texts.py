@@ -44,12 +44,22 @@ def draw(rng: random.Random, split: str, assets: Assets) -> Scene:
     return rng.choice([_sign, _sign, _receipt])(rng, split, assets)
 
 
-def _ask(rng: random.Random, split: str, wordings: Wordings, answer: str, plain: bool = True, **values: str) -> Question:
+def _ask(
+    rng: random.Random, split: str, wordings: Wordings, answer: str, plain: bool = True, **values: str
+) -> Question:
     return Question(say(wordings, split, rng, **values), answer, "text", EXPERT, plain)
 
 
-def _print(canvas: Canvas, text: str, font: object, at: tuple[float, float], ink: tuple[int, int, int], *,
-           tilt: float = 0.0, words: tuple[str, ...] = ()) -> None:
+def _print(
+    canvas: Canvas,
+    text: str,
+    font: object,
+    at: tuple[float, float],
+    ink: tuple[int, int, int],
+    *,
+    tilt: float = 0.0,
+    words: tuple[str, ...] = (),
+) -> None:
     """Prints `text` centred at `at`, turned by `tilt` degrees, and marks its cells."""
     x0, y0, x1, y1 = canvas.pen.textbbox((0, 0), text, font=font)  # type: ignore[arg-type]
     mask = Image.new("L", (int(x1 - x0) + 4, int(y1 - y0) + 4))
@@ -66,8 +76,13 @@ def _sign(rng: random.Random, split: str, assets: Assets) -> Scene:
     if rng.random() < 0.35:
         ground = shade(COLOURS[rng.choice(["red", "green", "blue", "brown", "purple"])], rng, 20)
     canvas = Canvas((width, height), shade(ground, rng, 40))
-    canvas.pen.rounded_rectangle((16, 16, width - 16, height - 16), radius=rng.randint(0, 40), fill=ground,
-                                 outline=ink_for(ground, rng) if rng.random() < 0.4 else None, width=4)
+    canvas.pen.rounded_rectangle(
+        (16, 16, width - 16, height - 16),
+        radius=rng.randint(0, 40),
+        fill=ground,
+        outline=ink_for(ground, rng) if rng.random() < 0.4 else None,
+        width=4,
+    )
     words = rng.sample(SIGN_WORDS, rng.choice([1, 1, 2, 3]))
     ink = ink_for(ground, rng)
     case = rng.choice([str.upper, str.title, str.lower])
@@ -79,12 +94,21 @@ def _sign(rng: random.Random, split: str, assets: Assets) -> Scene:
     gap = (height - 60) / len(words)
     for i, word in enumerate(words):
         place = ("top",) if len(words) > 1 and i == 0 else ("bottom",) if i and i == len(words) - 1 else ()
-        _print(canvas, case(word), font, (width / 2, 30 + gap * (i + 0.5)), ink,
-               tilt=rng.uniform(-8, 8), words=(word, *place))
+        _print(
+            canvas,
+            case(word),
+            font,
+            (width / 2, 30 + gap * (i + 0.5)),
+            ink,
+            tilt=rng.uniform(-8, 8),
+            words=(word, *place),
+        )
     canvas.mark_all(("sign",))
     other = rng.choice([w for w in SIGN_WORDS if w not in words])
     present = rng.random() < 0.5
-    questions = [_ask(rng, split, CONTAINS, "yes" if present else "no", word=rng.choice(words) if present else other)]
+    questions = [
+        _ask(rng, split, CONTAINS, "yes" if present else "no", word=rng.choice(words) if present else other)
+    ]
     if len(words) == 1:
         questions += [_ask(rng, split, READ, words[0]) for _ in range(2)]
     else:
@@ -102,7 +126,9 @@ def _receipt(rng: random.Random, split: str, assets: Assets) -> Scene:
     prices = rng.sample(range(1, 21), len(items))
     font = assets.font(rng, rng.randint(30, 38), split)
     title = assets.font(rng, rng.randint(26, 34), split)
-    canvas.pen.text((width / 2, 44), rng.choice(["RECEIPT", "MARKET", "SHOP", "Bill"]), font=title, fill=ink, anchor="mm")
+    canvas.pen.text(
+        (width / 2, 44), rng.choice(["RECEIPT", "MARKET", "SHOP", "Bill"]), font=title, fill=ink, anchor="mm"
+    )
     gap = (height - 110) / len(items)
     for i, (item, price) in enumerate(zip(items, prices, strict=True)):
         y = 84 + gap * (i + 0.5)
@@ -115,9 +141,14 @@ def _receipt(rng: random.Random, split: str, assets: Assets) -> Scene:
     canvas.mark_rest((NUMBERS[len(items)],))
     canvas.mark_all(("receipt",))
     asked = rng.randrange(len(items))
-    return Scene(canvas.image, "receipt", canvas.marks, (
-        _ask(rng, split, PRICE, NUMBERS[prices[asked]], item=items[asked]),
-        _ask(rng, split, MAXIMUM, NUMBERS[max(prices)], plain=False),
-        _ask(rng, split, DEAREST, items[prices.index(max(prices))]),
-        _ask(rng, split, COUNT, NUMBERS[len(items)], parts="items"),
-    ))
+    return Scene(
+        canvas.image,
+        "receipt",
+        canvas.marks,
+        (
+            _ask(rng, split, PRICE, NUMBERS[prices[asked]], item=items[asked]),
+            _ask(rng, split, MAXIMUM, NUMBERS[max(prices)], plain=False),
+            _ask(rng, split, DEAREST, items[prices.index(max(prices))]),
+            _ask(rng, split, COUNT, NUMBERS[len(items)], parts="items"),
+        ),
+    )

@@ -93,7 +93,8 @@ def question_set(task: str, count: int, split: Split = "test", seed: int = 1) ->
         split: which looks and wordings.
         seed: another one than training used.
     """
-    assets, found, index = default_assets(), [], 0
+    found: list[Sample] = []
+    assets, index = default_assets(), 0
     kinds = list(KINDS) if task == "base" else [task]
     while len(found) < count:
         kind = kinds[index % len(kinds)]

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import random
 
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 39, 40),
     "green": (44, 160, 44),
@@ -27,30 +32,31 @@ GROUNDS: dict[str, tuple[int, int, int]] = {
 }
 """Background colours (pale, but for black and gray) under the name one would give them."""
 
-NUMBERS = (
+NUMBERS = _words(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen twenty"
-).split()
+)
 """Number words; the index is the value."""
 
-THINGS = (
-    "apple banana bear bell bicycle bus butterfly camera carrot cat chair cow dog duck elephant fish frog guitar "
-    "hammer horse key lion mushroom owl pear pencil penguin pig pizza rabbit robot rocket snake spider star "
-    "strawberry tomato train umbrella whale"
-).split()
+THINGS = _words(
+    "apple banana bear bell bicycle bus butterfly camera carrot cat chair cow dog duck elephant fish "
+    "frog guitar hammer horse key lion mushroom owl pear pencil penguin pig pizza rabbit robot rocket "
+    "snake spider star strawberry tomato train umbrella whale"
+)
 """Objects of the sprite sheets, in sheet order."""
 
-SIGN_WORDS = (
-    "open closed exit stop sale coffee hotel bank taxi danger school museum park beach library market police post "
-    "office street garden winter summer music water paper silver golden happy quiet travel market station airport "
-    "bridge castle island river forest mountain morning evening friday monday april august private welcome"
-).split()
+SIGN_WORDS = _words(
+    "open closed exit stop sale coffee hotel bank taxi danger school museum park beach library market "
+    "police post office street garden winter summer music water paper silver golden happy quiet travel "
+    "market station airport bridge castle island river forest mountain morning evening friday monday "
+    "april august private welcome"
+)
 """Words printed on signs, posters and as chart titles."""
 
-GOODS = (
-    "bread milk cheese butter coffee tea sugar rice soup salad chicken beef juice wine cake soap paper candle honey "
-    "pepper onion garlic lemon salt"
-).split()
+GOODS = _words(
+    "bread milk cheese butter coffee tea sugar rice soup salad chicken beef juice wine cake soap paper "
+    "candle honey pepper onion garlic lemon salt"
+)
 """Items printed on receipts."""
 
 SIGN_WORDS = list(dict.fromkeys(SIGN_WORDS))
@@ -58,8 +64,13 @@ SIGN_WORDS = list(dict.fromkeys(SIGN_WORDS))
 
 def plural(thing: str) -> str:
     """The plural of one of `THINGS`."""
-    special = {"butterfly": "butterflies", "fish": "fish", "bus": "buses", "strawberry": "strawberries",
-               "tomato": "tomatoes"}
+    special = {
+        "butterfly": "butterflies",
+        "fish": "fish",
+        "bus": "buses",
+        "strawberry": "strawberries",
+        "tomato": "tomatoes",
+    }
     return special.get(thing, thing + "s")
 
 
@@ -76,6 +87,8 @@ def ink_for(ground: tuple[int, int, int], rng: random.Random) -> tuple[int, int,
     return shade((base, base, base), rng, 14)
 
 
-def say(wordings: tuple[tuple[str, ...], tuple[str, ...]], split: str, rng: random.Random, **values: str) -> str:
+def say(
+    wordings: tuple[tuple[str, ...], tuple[str, ...]], split: str, rng: random.Random, **values: str
+) -> str:
     """One wording of a question: from the first set for training, from the second when `split` is "test"."""
     return rng.choice(wordings[1] if split == "test" else wordings[0]).format(**values)
