@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from safetensors.torch import load_file, save_file
 
 from mova_core.errors import CheckpointError
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LoraName = Literal["answer", "router"]
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 class Loras:
@@ -34,9 +38,13 @@ class Loras:
         return tuple(sorted(self._names))
 
     def add(self, name: LoraName, config: LoraConfig) -> None:
-        """Adds a fresh LoRA, which changes nothing until it is trained."""
-        self._model.add_adapter(config, adapter_name=name)
-        self._added(name)
+        """Adds a fresh, frozen LoRA, which changes nothing until it is trained."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # two LoRAs are what we want
+            self._model.add_adapter(config, adapter_name=name)
+        self._names.add(name)
+        self._model.disable_adapters()
+        self._on = None
 
     def load(self, name: LoraName, folder: Path) -> None:
         """Reads a LoRA that `save` wrote.
@@ -45,7 +53,7 @@ class Loras:
             CheckpointError: if the folder's files cannot be read or do not fit the language model.
         """
         try:
-            self._model.load_adapter(str(folder), adapter_name=name)
+            self._read(name, folder)
         except Exception as error:  # peft, safetensors and json each fail in ways of their own
             raise CheckpointError(
                 f"the {name} LoRA cannot be read",
@@ -53,12 +61,25 @@ class Loras:
                 expected=f"files written by save_pretrained ({type(error).__name__}: {error})",
                 hint="Fetch or train the checkpoint again.",
             ) from error
-        self._added(name)
+
+    def _read(self, name: LoraName, folder: Path) -> None:
+        from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
+
+        # Read here, and not by transformers: it would make do with random weights in place of absent ones, and
+        # report those of the other LoRA as absent.
+        state = load_file(folder / WEIGHTS)
+        if not (folder / CONFIG).is_file():
+            raise FileNotFoundError(f"no {CONFIG}")  # peft would ask the hub for it
+        self.add(name, PeftConfig.from_pretrained(str(folder)))
+        own = get_peft_model_state_dict(self._model, adapter_name=name)
+        wrong = {(k, v.shape) for k, v in own.items()} ^ {(k, v.shape) for k, v in state.items()}
+        if wrong:
+            raise ValueError(f"{min(wrong)[0]} does not fit the language model")
+        set_peft_model_state_dict(self._model, state, adapter_name=name)
 
     def save(self, name: LoraName, folder: Path) -> None:
         """Writes one LoRA in peft's layout."""
         from peft import get_peft_model_state_dict
-        from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
         config = self._model.peft_config[name]
@@ -68,7 +89,7 @@ class Loras:
         config.inference_mode = inference
         state = get_peft_model_state_dict(self._model, adapter_name=name)
         save_file(
-            {k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / "adapter_model.safetensors"
+            {k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / WEIGHTS
         )
 
     @contextmanager
@@ -81,18 +102,19 @@ class Loras:
         finally:
             self._switch(before)
 
-    def _added(self, name: str) -> None:
-        self._names.add(name)
-        self._model.disable_adapters()
-        self._on = None
-
     def _switch(self, name: str | None) -> None:
         if name == self._on or not self._names:
             return
+        # peft freezes a LoRA that it switches off, and its weights then get no gradient from a backward pass
+        # that follows; what is trained is for the trainer to say.
+        weights = [p for key, p in self._model.named_parameters() if "lora_" in key]
+        trained = [p.requires_grad for p in weights]
         if name is None:
             self._model.disable_adapters()
         else:
             if self._on is None:
                 self._model.enable_adapters()
             self._model.set_adapter(name)
+        for parameter, wanted in zip(weights, trained, strict=True):
+            parameter.requires_grad_(wanted)
         self._on = name
