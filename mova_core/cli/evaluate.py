@@ -22,11 +22,12 @@ def command(
     output: Annotated[Path | None, typer.Option(help="JSON file for hits and totals.")] = None,
 ) -> None:
     """Measure a model on held-out data."""
-    from mova_core.evaluation.ablation import Item, Outcome, run_mode
+    from mova_core.evaluation.ablation import Item, Outcome, check_modes, run_mode
     from mova_core.evaluation.report import accuracy_table, figures, routing_table
     from mova_core.model.load import load
     from mova_core.training.samples import build_samples
 
+    chosen = check_modes(modes.split(","))  # before an hour is spent on the first of them
     samples = build_samples(items, tasks=[t for t in tasks.split(",") if t], count=count)
     asked = [
         Item(sample.image, *sample.turns[0], sample.experts, sample.task, sample.plain)
@@ -34,7 +35,7 @@ def command(
     ]
     mova = load(model, progress=lambda message: print(message, file=sys.stderr))
     outcomes: dict[str, list[Outcome]] = {}
-    for mode in modes.split(","):
+    for mode in chosen:
         outcomes[mode] = run_mode(
             mova, asked, mode, learned=outcomes.get("learned"), batch=batch,
             tell=lambda done, mode=mode: print(f"\r{mode}: {done} of {len(asked)}", end="", file=sys.stderr),

@@ -68,9 +68,20 @@ def router_for(mode: str, mova: Mova, learned: Sequence[Outcome] | None = None, 
         "all": AllRouter,
         "random": lambda: RandomRouter(like=like, seed=seed) if like else RandomRouter(count=1, seed=seed),
     }
-    if mode not in routers:
-        raise ConfigError("unknown way of routing", value=mode, expected="one of " + ", ".join(routers))
-    return routers[mode]()
+    (known,) = check_modes([mode])
+    return routers[known]()
+
+
+def check_modes(modes: Sequence[str]) -> Sequence[str]:
+    """The modes, unchanged.
+
+    Raises:
+        ConfigError: if one of them is unknown.
+    """
+    for mode in modes:
+        if mode not in MODES:
+            raise ConfigError("unknown way of routing", value=mode, expected="one of " + ", ".join(MODES))
+    return modes
 
 
 def run_mode(

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mova_core.errors import PoolError
+from mova_core.errors import InputError, PoolError
 from mova_core.experts.encoded import Encoded
 from mova_core.experts.images import load_image
 from mova_core.fusion.output import FusionOutput
@@ -154,6 +154,7 @@ class Mova:
         """
         clock: dict[str, float] = {}
         inputs = self.processor.tokens([self.processor.write(turns) for turns in conversations])
+        self._check_length(inputs["input_ids"].shape[1])
         with _timed(clock, "look"):
             looked = self._look(conversations)
         with _timed(clock, "route"):
@@ -172,11 +173,22 @@ class Mova:
         answers, first = [], 0
         for text, turns in zip(texts, conversations, strict=True):
             count = sum(len(turn.images) for turn in turns)
-            answers.append(
-                Answer(text, tuple(traces[first : first + count]), dict(clock), dict(encoded.skipped))
-            )
+            own = tuple(traces[first : first + count])
+            wanted = {id for trace in own for id in trace.route.experts}
+            skipped = {id: why for id, why in encoded.skipped.items() if id in wanted}
+            answers.append(Answer(text, own, dict(clock), skipped))
             first += count
         return answers
+
+    def _check_length(self, tokens: int) -> None:
+        reach = getattr(self.model.language_model.config, "max_position_embeddings", None)
+        if reach is not None and tokens >= reach:
+            raise InputError(
+                "the conversation is too long for the language model",
+                value=f"{tokens:,} tokens",
+                expected=f"fewer than {reach:,}",
+                hint="Shorten the question, or begin a new conversation.",
+            )
 
     def _look(self, conversations: Sequence[Sequence[Turn]]) -> _Looked:
         images, questions, asked = [], [], []
@@ -231,10 +243,14 @@ class Conversation:
         self.turns: list[Turn] = []
 
     def ask(
-        self, question: str, images: Sequence[ImageLike] = (), *, max_new_tokens: int = MAX_NEW_TOKENS
+        self,
+        question: str,
+        images: ImageLike | Sequence[ImageLike] = (),
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> Answer:
         """Asks the next question; `images` come with it and stay in the conversation."""
-        turn = Turn(check_question(question), load_images(list(images)))
+        turn = Turn(check_question(question), load_images(images))
         answer = self._mova.answer([[*self.turns, turn]], max_new_tokens=max_new_tokens)[0]
         self.turns.append(Turn(turn.question, turn.images, answer.text))
         return answer

@@ -49,7 +49,7 @@ def load_text_encoder(
     folder = find_source(settings.source, directory)
     try:
         bert = AutoModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # each reader of these files fails in ways of its own
         raise CheckpointError(
             "the text encoder cannot be loaded", value=settings.source, expected=str(error)
         ) from error
@@ -71,7 +71,7 @@ def load_language_model(
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # each reader of these files fails in ways of its own
         raise CheckpointError(
             "the language model cannot be loaded",
             value=settings.source,
@@ -80,6 +80,25 @@ def load_language_model(
         ) from error
     placed: PreTrainedModel = model.to(device).requires_grad_(False)  # type: ignore[arg-type]
     return placed
+
+
+def save_inside(model: PreTrainedModel, source: str, directory: Path) -> None:
+    """Writes a part and its tokenizer into a checkpoint, if `source` says that it lies inside.
+
+    LoRAs are left out: the checkpoint has folders of their own for them.
+    """
+    scheme, _, place = source.partition(":")
+    if scheme != "inside":
+        return
+    own = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" not in name}
+    state = {name.replace(".base_layer.", "."): tensor for name, tensor in own.items()}
+    carries = getattr(model, "_hf_peft_config_loaded", False)
+    model._hf_peft_config_loaded = False  # else transformers would write the LoRAs and nothing else
+    try:
+        model.save_pretrained(directory / place, state_dict=state)
+    finally:
+        model._hf_peft_config_loaded = carries
+    load_tokenizer(f"file:{model.name_or_path}", directory).save_pretrained(directory / place)
 
 
 def load_tokenizer(source: str, directory: Path) -> PreTrainedTokenizerBase:
@@ -93,6 +112,6 @@ def load_tokenizer(source: str, directory: Path) -> PreTrainedTokenizerBase:
     folder = find_source(source, directory)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # each reader of these files fails in ways of its own
         raise CheckpointError("the tokenizer cannot be loaded", value=source, expected=str(error)) from error
     return tokenizer

@@ -9,6 +9,7 @@ language_model/, text_encoder/   where these are not taken from elsewhere (`insi
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor
 from mova_core.errors import CheckpointError
 from mova_core.fusion.adapter import MovAdapter
 from mova_core.fusion.pack_files import load_pack, pack_notes, save_pack
-from mova_core.model.build import load_base, load_language_model, load_text_encoder
+from mova_core.model.build import load_base, load_language_model, load_text_encoder, save_inside
 from mova_core.model.config import MovaConfig
 from mova_core.model.fingerprint import core_fingerprint, state_digest
 
@@ -48,7 +49,8 @@ def load_model(
     Args:
         cls: the model class.
         directory: the checkpoint.
-        dtype: of language model and base encoder; by default what the device computes fastest, see `preferred_dtype`.
+        dtype: of language model and base encoder; by default what the device computes fastest, see
+            `preferred_dtype`.
         device: where everything goes.
         adapter_dtype: of adapter and text encoder; float32 on CPU by default, else `dtype`.
 
@@ -116,9 +118,14 @@ def read_config(directory: Path) -> MovaConfig:
             hint="Give a model's name (see `mova models list`) or a checkpoint directory.",
         )
     try:
-        return MovaConfig.from_json_file(str(file))
+        config: MovaConfig = MovaConfig.from_json_file(str(file))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"config.json cannot be read ({error})", value=str(file), hint=AGAIN) from error
+    if not isinstance(config.image_token_id, int):
+        raise CheckpointError(
+            "config.json: image_token_id: a number is needed", value=config.image_token_id, hint=AGAIN
+        )
+    return config
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -197,13 +204,13 @@ def save_model(
     Args:
         model: what to write.
         directory: where. An older checkpoint there is replaced.
-        dtype: of core and packs on disk.
+        dtype: of core, packs and LoRAs on disk, whatever they are computed in: the fingerprint covers it.
 
     Raises:
         CheckpointError: if it cannot be written.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
     try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as scratch:
             made = Path(scratch) / "made"
             made.mkdir()
@@ -211,7 +218,7 @@ def save_model(
             if directory.exists():
                 directory.rename(Path(scratch) / "old")
             made.rename(directory)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(
             "the checkpoint cannot be written",
             value=str(directory),
@@ -223,17 +230,13 @@ def _write(model: MovaForConditionalGeneration, made: Path, dtype: torch.dtype) 
     config = model.config
     save_file(_stored(model.adapter.core_state(), dtype), made / CORE)
     for name in model.loras.names:
-        model.loras.save(name, made / name)  # type: ignore[arg-type]
-    if config.language_settings.source.startswith("inside:"):
-        model.language_model.save_pretrained(made / config.language_settings.source.partition(":")[2])
-    if config.text_settings.source.startswith("inside:"):
-        model.text_encoder.bert.save_pretrained(made / config.text_settings.source.partition(":")[2])
+        model.loras.save(name, made / name, dtype)  # type: ignore[arg-type]
+    save_inside(model.language_model, config.language_settings.source, made)
+    save_inside(model.text_encoder.bert, config.text_settings.source, made)
     config.fingerprint = stored_fingerprint(made, config)
     for entry in config.manifest:
-        pack = model.adapter.pack(entry.id)
-        kept = next(pack.parameters()).dtype
-        save_pack(pack.to(dtype), made / "packs" / f"{entry.id}.safetensors", {"core": config.fingerprint})
-        pack.to(kept)
+        pack = copy.deepcopy(model.adapter.pack(entry.id)).to(dtype)
+        save_pack(pack, made / "packs" / f"{entry.id}.safetensors", {"core": config.fingerprint})
     config.save_pretrained(made)
 
 

@@ -34,6 +34,7 @@ class MovaConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         prompt: how conversations are written.
         router: the checkpoint's router.
         pool: the experts it was trained with (the pool manifest).
+        image_token_id: stands for an image token in `input_ids`; beyond the language model's vocabulary.
         fingerprint: of core, base and answering language model; see `mova_core.model.fingerprint`.
         **kwargs: as for any transformers configuration.
 
@@ -52,6 +53,7 @@ class MovaConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         prompt: Given | None = None,
         router: Given | None = None,
         pool: Iterable[Given] = (),
+        image_token_id: int | None = None,
         fingerprint: str = "",
         **kwargs: Any,
     ) -> None:
@@ -63,6 +65,7 @@ class MovaConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         self.prompt = _plain(prompt or PromptSettings())
         self.router = _plain(router or RouterSettings())
         self.pool = [_plain(entry) for entry in pool]
+        self.image_token_id: Any = image_token_id  # a number in every checkpoint: `read_config` sees to it
         self.fingerprint = fingerprint
 
     @property

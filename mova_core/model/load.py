@@ -55,6 +55,7 @@ def load(
     """
     from mova_core.experts.cache import FeatureCache
     from mova_core.experts.pool import ExpertPool
+    from mova_core.hookspecs import load_hooks
     from mova_core.model.assistant import Mova
     from mova_core.model.checkpoint import load_model, read_config
     from mova_core.model.modeling import MovaForConditionalGeneration
@@ -76,7 +77,7 @@ def load(
         loader=_loader(model, records, device),
         progress=progress,
     )
-    return Mova(model, MovaProcessor.from_pretrained(directory), pool)
+    return Mova(model, MovaProcessor.from_pretrained(directory), pool, hooks=load_hooks())
 
 
 def find_checkpoint(name: str | Path) -> Path:

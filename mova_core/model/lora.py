@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from mova_core.errors import CheckpointError
 
 if TYPE_CHECKING:
+    import torch
     from peft import LoraConfig
     from transformers import PreTrainedModel
 
@@ -65,8 +67,8 @@ class Loras:
     def _read(self, name: LoraName, folder: Path) -> None:
         from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
-        # Read here, and not by transformers: it would make do with random weights in place of absent ones, and
-        # report those of the other LoRA as absent.
+        # Read here, and not by transformers: it would make do with random weights in place of absent ones,
+        # and report those of the other LoRA as absent.
         state = load_file(folder / WEIGHTS)
         if not (folder / CONFIG).is_file():
             raise FileNotFoundError(f"no {CONFIG}")  # peft would ask the hub for it
@@ -77,20 +79,17 @@ class Loras:
             raise ValueError(f"{min(wrong)[0]} does not fit the language model")
         set_peft_model_state_dict(self._model, state, adapter_name=name)
 
-    def save(self, name: LoraName, folder: Path) -> None:
-        """Writes one LoRA in peft's layout."""
+    def save(self, name: LoraName, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Writes one LoRA in peft's layout, in that dtype or its own."""
         from peft import get_peft_model_state_dict
 
         folder.mkdir(parents=True, exist_ok=True)
-        config = self._model.peft_config[name]
-        inference = config.inference_mode
+        config = copy.copy(self._model.peft_config[name])
         config.inference_mode = True
+        config.base_model_name_or_path = None  # a path of this machine; config.json names the source
         config.save_pretrained(folder)
-        config.inference_mode = inference
         state = get_peft_model_state_dict(self._model, adapter_name=name)
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / WEIGHTS
-        )
+        save_file({k: v.detach().to("cpu", dtype).contiguous() for k, v in state.items()}, folder / WEIGHTS)
 
     @contextmanager
     def on(self, name: LoraName | None) -> Iterator[None]:

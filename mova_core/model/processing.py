@@ -107,12 +107,20 @@ class MovaProcessor:
         text = ""
         for turn in turns:
             places = (self.prompt.image_token * self.image_tokens + "\n") * len(turn.images)
-            text += self.prompt.user.replace("{images}", places).replace(
-                "{question}", check_question(turn.question)
-            )
+            text += self.prompt.user.replace("{images}", places).replace("{question}", self._asked(turn))
             if turn.answer is not None:
                 text += self.prompt.assistant.replace("{answer}", " " + turn.answer)
         return text
+
+    def _asked(self, turn: Turn) -> str:
+        if self.prompt.image_token in turn.question:
+            raise InputError(
+                "the question holds the mark that stands for a picture",
+                value=self.prompt.image_token,
+                expected="a question in words",
+                hint="Leave the mark out.",
+            )
+        return check_question(turn.question)
 
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask` [b, s] of written conversations, padded on the left."""
@@ -143,7 +151,7 @@ class MovaProcessor:
             conversation so far.
 
         Raises:
-            InputError: for an empty or endless question, or an empty conversation.
+            InputError: for an empty or endless question, one with the image token, or an empty conversation.
         """
         if not conversations or not all(conversations):
             raise InputError("nothing was asked", expected="conversations of at least one turn")
@@ -168,7 +176,7 @@ def check_question(question: str) -> str:
     """The question, if it can be asked.
 
     Raises:
-        InputError: if it is empty, too long, or holds the image token.
+        InputError: if it is empty or too long.
     """
     if not question.strip():
         raise InputError(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mova_core.errors import ConfigError
 from mova_core.fusion.text import TextEncoder
 from mova_core.model.processing import MovaProcessor
 from mova_core.training.config import RouteSettings
@@ -115,6 +116,13 @@ class Collator:
             own = self.store.experts(drawn.index)
             for id in drawn.route:
                 rows, tokens = found.setdefault(id, ([], []))
+                if id not in own:
+                    raise ConfigError(
+                        "data.features: features of an expert are missing there",
+                        value=f"{id} of sample {drawn.index}",
+                        expected="what these samples and this pool need",
+                        hint="Name another folder, or delete that one; it is filled anew.",
+                    )
                 rows.append(row)
                 tokens.append(own[id])
         return {

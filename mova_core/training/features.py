@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -79,9 +79,9 @@ def write_features(
     (folder / "about.json").write_text(json.dumps({"samples": len(samples), "extra": extra, "seed": seed}))
     for start in range(0, len(samples), SHARD):
         file = folder / f"{start:07d}.safetensors"
-        if file.exists():
-            continue
         rows = range(start, min(start + SHARD, len(samples)))
+        if file.exists() and _holds(file, rows[-1]):
+            continue
         state: dict[str, Tensor] = {}
         for first in range(0, len(rows), batch):
             state |= _some(samples, rows[first : first + batch], base, pool, extra, seed, dtype)
@@ -90,6 +90,15 @@ def write_features(
         partial.replace(file)
         tell(f"features: {rows[-1] + 1} of {len(samples)} samples")
     return FeatureStore(folder)
+
+
+def _holds(file: Path, row: int) -> bool:
+    """Whether a shard is whole and goes that far: the last one of a smaller sample set does not."""
+    try:
+        with safe_open(file, framework="pt") as shard:
+            return f"{row}/base" in shard.keys()  # noqa: SIM118 - not a mapping
+    except SafetensorError:
+        return False
 
 
 def _some(

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers.trainer_utils import get_last_checkpoint
 
 from mova_core.errors import ConfigError
 from mova_core.experts.pool import ExpertPool
@@ -183,10 +182,10 @@ def train_router(
     stage = RouterStage(model, processor)
     stage.unfreeze()
     stage.train()
-    domains, general = _domains(config)
+    offered = int(config.options.get("offered", 4))
+    domains, general = _domains(config, offered)
     tokens = picture_tokens(model, processor, samples, config, tell)
     wordings = {card.id: card.descriptions for card in pool}
-    offered = int(config.options.get("offered", 4))
     data = Choices(
         samples,
         wordings,
@@ -204,10 +203,7 @@ def train_router(
         train_dataset=data,
         data_collator=lambda batch: _collate(batch, tokens, stage.width),
     )
-    folder = trainer.args.output_dir
-    found = resume and folder and Path(folder).is_dir()
-    last = get_last_checkpoint(folder) if found else None  # type: ignore[no-untyped-call]
-    trainer.train(resume_from_checkpoint=last)
+    trainer.run(resume=resume)
     calibrate(
         stage,
         Choices(
@@ -304,6 +300,15 @@ def _collate(batch: Sequence[Choice], tokens: Mapping[tuple[int, str], Tensor], 
     }
 
 
-def _domains(config: TrainConfig) -> tuple[list[Mapping[str, Any]], list[str]]:
+def _domains(config: TrainConfig, offered: int) -> tuple[list[Mapping[str, Any]], list[str]]:
     path = config.options.get("domains")
-    return read_domains(Path(path)) if path else ([], [])
+    if not path:
+        return [], []
+    domains, general = read_domains(Path(path))
+    if len(domains) <= offered:
+        raise ConfigError(
+            "options.domains: too few domains to offer",
+            value=f"{len(domains)} in {path}",
+            expected=f"more than options.offered, which is {offered}",
+        )
+    return domains, general

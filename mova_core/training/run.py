@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.trainer_utils import get_last_checkpoint
 
 from mova_core.errors import ConfigError
 from mova_core.experts.pool import ExpertPool
@@ -57,7 +56,9 @@ def run(config: TrainConfig, *, resume: bool = False, tell: Callable[[str], None
     samples = build_samples(config.data.factory, **config.data.arguments)
     tell(f"{config.stage}: {len(samples)} samples, {config.steps} steps of {config.batch}")
     pool = ExpertPool.from_ids(
-        [entry.id for entry in model.config.manifest], dtype=next(model.base.parameters()).dtype, find=find_weights
+        [entry.id for entry in model.config.manifest],
+        dtype=next(model.base.parameters()).dtype,
+        find=find_weights,
     )
     if config.stage == "router":
         train_router(model, processor, samples, pool, config, resume=resume, tell=tell)
@@ -102,6 +103,12 @@ def _train(
     words: Sequence[str] = ()
     if config.stage == "align":
         words = tuple(config.options["words"]) if "words" in config.options else _all_words(data)
+        if not words:
+            raise ConfigError(
+                "stage align has nothing to learn",
+                value=config.data.factory,
+                expected="samples that name words",
+            )
         stage = AlignStage(model, grids, word_embeddings(model, processor, words))
     else:
         stage = SftStage(model, grids)
@@ -114,10 +121,7 @@ def _train(
         train_dataset=data,
         data_collator=Collator(store, processor, model.text_encoder.eval(), words),
     )
-    folder = trainer.args.output_dir
-    found = resume and folder and Path(folder).is_dir()
-    last = get_last_checkpoint(folder) if found else None  # type: ignore[no-untyped-call]
-    trainer.train(resume_from_checkpoint=last)
+    trainer.run(resume=resume)
 
 
 def starting_model(config: TrainConfig) -> MovaForConditionalGeneration:

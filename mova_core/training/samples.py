@@ -57,10 +57,10 @@ def build_samples(factory: str, **arguments: Any) -> SampleSet:
     module, _, name = factory.partition(":")
     try:
         made: SampleSet = getattr(importlib.import_module(module), name)(**arguments)
-    except (ImportError, AttributeError, TypeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
-            "the samples cannot be built",
-            value=f"{factory} ({error})",
+            f"the samples cannot be built: {error}",
+            value=factory,
             expected="module:function and its arguments",
         ) from error
     return made

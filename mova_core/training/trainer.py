@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
+from mova_core.errors import ConfigError
 from mova_core.training.config import TrainConfig
 from mova_core.training.stage import Stage
 
@@ -32,14 +33,40 @@ class StageTrainer(Trainer):
         super().__init__(model=stage, **kwargs)
 
     def create_optimizer(self, *_: Any, **__: Any) -> torch.optim.Optimizer:
-        """AdamW with one parameter group for each group of the stage."""
+        """AdamW with one parameter group for each group of the stage that has weights.
+
+        Raises:
+            ConfigError: if a group has no learning rate, or there is nothing to train.
+        """
         if self.optimizer is None:
             groups = [
-                {"params": [p for p in parameters if p.requires_grad], "lr": self.learning_rates[name]}
-                for name, parameters in self.stage.groups()
+                {"params": parameters, "lr": self._learning_rate(name)}
+                for name, group in self.stage.groups()
+                if (parameters := [p for p in group if p.requires_grad])
             ]
+            if not groups:
+                raise ConfigError(
+                    "the run trains no weights",
+                    value=" and ".join(name for name, _ in self.stage.groups()),
+                    expected="a model that has them",
+                    hint="Name the LoRA to add under `loras`.",
+                )
             self.optimizer = torch.optim.AdamW(groups, weight_decay=self.args.weight_decay, betas=(0.9, 0.98))
         return self.optimizer
+
+    def _learning_rate(self, group: str) -> float:
+        if group not in self.learning_rates:
+            raise ConfigError(
+                "learning_rates: a group of weights has none",
+                value=", ".join(self.learning_rates),
+                expected=f"one for {group}",
+            )
+        return self.learning_rates[group]
+
+    def run(self, *, resume: bool) -> None:
+        """Trains from the start, or from the newest checkpoint of a run that was stopped."""
+        last = last_checkpoint(Path(str(self.args.output_dir))) if resume else None
+        self.train(resume_from_checkpoint=str(last) if last else None)
 
     def compute_loss(
         self,
@@ -59,6 +86,12 @@ class StageTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trained(self.stage, Path(resume_from_checkpoint))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; one that a kill cut short lacks its state, which is written last."""
+    whole = (path.parent for path in folder.glob("checkpoint-*/trainer_state.json"))
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def trained_state(stage: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""`docs/training.md` names every field of a training configuration, and every recipe is one."""
+"""`docs/training.md` names every field of a training configuration, and the recipes of stages are such."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mova_core.training.config import (
 from mova_core.training.samples import Sample
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted((ROOT / "plugins").glob("*/recipes/*.yaml"))
+RECIPES = sorted((ROOT / "plugins").glob("*/recipes/[1-9]-*.yaml"))
 
 
 @pytest.mark.parametrize("kind", [TrainConfig, NewModel, DataSettings, RouteSettings, LoraSettings])

@@ -7,24 +7,35 @@ Notation for tensor shapes:
 from __future__ import annotations
 
 import io
+import json
 import random
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import numpy as np
 import torch
+import yaml
 from PIL import Image, ImageEnhance, ImageFilter
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
+from mova_core.cards.spec import Spec
+from mova_core.errors import ConfigError
+from mova_core.experts.streams import stream_tensor
+from mova_core.experts.weights import load_strict
+from mova_core.model.checkpoint import preferred_dtype
 from mova_core.training.memory import keep_freed_memory
 from mova_nano.data.assets import Assets
 from mova_nano.data.concepts import LESSONS, Lesson, targets
 from mova_nano.data.dataset import default_assets, scene
 from mova_nano.encoders import DenseEncoder
+from mova_nano.streams import nano_stream
 
 
 class ConceptModel(nn.Module):
@@ -65,7 +76,7 @@ class Pictures(Dataset[dict[str, Tensor]]):
         drawn = scene(kind, self.split, index, self.assets, self.seed)
         image = spoil(drawn.image, rng) if self.split == "train" else drawn.image
         labels = torch.from_numpy(targets(drawn.marks, self.lesson.concepts))
-        return {"pixels": square_pixels(image, self.lesson.size), "labels": labels}
+        return {"pixels": stream_tensor([image], nano_stream(self.lesson.size))[0], "labels": labels}
 
 
 def spoil(image: Image.Image, rng: random.Random) -> Image.Image:
@@ -83,15 +94,6 @@ def spoil(image: Image.Image, rng: random.Random) -> Image.Image:
     return image
 
 
-def square_pixels(image: Image.Image, size: int) -> Tensor:
-    """The experts' input stream, for one image: gray padding to a square, bicubic, values in [-1, 1]."""
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), (127, 127, 127))
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    pixels = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
-    return torch.from_numpy(pixels).permute(2, 0, 1).div(127.5).sub(1.0)
-
-
 def load_backbone(encoder: DenseEncoder, file: Path) -> None:
     """Starts the encoder's first stages from ImageNet weights (safetensors in timm's layout)."""
     state = load_file(file)
@@ -106,96 +108,128 @@ def f1(logits: Tensor, labels: Tensor) -> Tensor:
     return 2 * hit / (said.sum(0) + true.sum(0)) + torch.where(true.any(0), 0.0, torch.nan)
 
 
-def train(
-    expert: str,
-    *,
-    backbone: Path,
-    output: Path,
-    samples: int = 12_000,
-    batch: int = 32,
-    lr: float = 2e-3,
-    eval_samples: int = 300,
-    seed: int = 0,
-    resume: bool = False,
-    workers: int = 0,
-    init: Path | None = None,
-) -> dict[str, Any]:
+class Pass(Spec):
+    """One pass over drawn pictures.
+
+    Args:
+        samples: pictures, each seen once.
+        batch: pictures a step.
+        lr: highest learning rate.
+        seed: of pictures and weights; another pass takes another.
+    """
+
+    samples: Annotated[int, Field(gt=0)]
+    batch: Annotated[int, Field(gt=0)] = 16
+    lr: Annotated[float, Field(gt=0)] = 1.5e-3
+    seed: int = 0
+
+
+def read_passes(path: Path) -> dict[str, tuple[Pass, ...]]:
+    """The passes of every expert in a recipe.
+
+    Raises:
+        ConfigError: naming what cannot be read.
+    """
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = TypeAdapter(dict[str, tuple[Pass, ...]]).validate_python(given)
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise ConfigError(
+            "the recipe of experts cannot be read",
+            value=str(path),
+            expected=f"passes by expert id ({str(error).splitlines()[0]})",
+        ) from error
+    unknown = sorted(recipe.keys() - LESSONS.keys())
+    if unknown:
+        raise ConfigError("no such expert to train", value=", ".join(unknown), expected=", ".join(LESSONS))
+    return recipe
+
+
+def train_expert(
+    expert: str, passes: Sequence[Pass], *, backbone: Path, output: Path, resume: bool = False
+) -> Path:
     """Trains an expert and writes its encoder as bfloat16 safetensors.
 
     Args:
         expert: a key of `LESSONS`.
-        backbone: ImageNet weights to start from.
+        passes: in order, each continuing from the one before.
+        backbone: ImageNet weights to start from (safetensors in timm's layout).
         output: folder for checkpoints and `<expert>.safetensors`.
-        samples: pictures seen, one epoch.
-        batch: pictures a step.
-        lr: highest learning rate.
-        eval_samples: held-out pictures for the closing F1.
-        seed: of pictures and weights.
-        resume: continue from the last checkpoint in `output`.
-        workers: processes that draw pictures.
-        init: an encoder file to continue from instead of the ImageNet start.
+        resume: skip passes that are done, and continue the one that was stopped.
 
     Returns:
-        The closing figures: mean F1 on validation and test pictures, and the worst concepts.
+        The file written.
     """
-    torch.manual_seed(seed)
-    lesson, assets = LESSONS[expert], default_assets()
-    encoder = DenseEncoder(stride=lesson.size // 256)
-    if init is not None:
-        encoder.load_state_dict(
-            {k: v.float() if v.is_floating_point() else v for k, v in load_file(init).items()}
-        )
-    else:
-        load_backbone(encoder, backbone)
-    model = ConceptModel(encoder, len(lesson.concepts))
     keep_freed_memory()
-    arguments = TrainingArguments(
-        output_dir=str(output / expert),
-        per_device_train_batch_size=batch,
+    lesson, assets = LESSONS[expert], default_assets()
+    file = output / f"{expert}.safetensors"
+    model: ConceptModel | None = None
+    for number, each in enumerate(passes):
+        folder = output / expert / f"pass-{number}"
+        done = folder / "encoder.safetensors"
+        if resume and done.is_file():
+            continue
+        torch.manual_seed(each.seed)
+        encoder = DenseEncoder(stride=lesson.size // 256)
+        before = output / expert / f"pass-{number - 1}" / "encoder.safetensors"
+        if number:
+            load_strict(encoder, {k: _wide(v) for k, v in load_file(before).items()}, source=str(before))
+        else:
+            load_backbone(encoder, backbone)
+        model = ConceptModel(encoder, len(lesson.concepts))
+        pictures = Pictures(lesson, "train", each.samples, assets, each.seed)
+        trainer = Trainer(model=model, args=_arguments(each, folder), train_dataset=pictures)
+        found = resume and folder.is_dir()
+        last = get_last_checkpoint(str(folder)) if found else None  # type: ignore[no-untyped-call]
+        trainer.train(resume_from_checkpoint=last)
+        save_file({k: _narrow(v) for k, v in encoder.state_dict().items()}, done)
+    shutil.copyfile(done, file)
+    if model is not None:
+        print(json.dumps({split: _score(model, lesson, assets, split) for split in ("validation", "test")}))
+    return file
+
+
+def _arguments(each: Pass, folder: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=each.batch,
         num_train_epochs=1,
-        learning_rate=lr,
+        learning_rate=each.lr,
         lr_scheduler_type="cosine",
         warmup_steps=30,
         weight_decay=0.05,
         max_grad_norm=1.0,
-        use_cpu=True,
-        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=preferred_dtype(torch.device("cpu")) == torch.bfloat16,
         logging_steps=20,
         save_steps=100,
         save_total_limit=1,
         report_to=[],
-        dataloader_num_workers=workers,
-        seed=seed,
+        seed=each.seed,
         remove_unused_columns=False,
-        disable_tqdm=False,
     )
-    trainer = Trainer(
-        model=model, args=arguments, train_dataset=Pictures(lesson, "train", samples, assets, seed)
-    )
-    trainer.train(resume_from_checkpoint=resume)
-    output.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {
-            k: (v.to(torch.bfloat16) if v.is_floating_point() else v).contiguous()
-            for k, v in encoder.state_dict().items()
-        },
-        output / f"{expert}.safetensors",
-    )
-    torch.save(model.head.state_dict(), output / f"{expert}-head.pt")
-    return {
-        split: _score(model, lesson, Pictures(lesson, split, eval_samples, assets, seed + 1))
-        for split in ("validation", "test")
-    }
+
+
+def _narrow(tensor: Tensor) -> Tensor:
+    return (tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor).contiguous()
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 @torch.no_grad()
-def _score(model: ConceptModel, lesson: Lesson, pictures: Pictures) -> dict[str, Any]:
+def _score(
+    model: ConceptModel, lesson: Lesson, assets: Assets, split: str, count: int = 300
+) -> dict[str, float]:
+    """Mean F1 over concepts on `count` pictures, and the F1 of each concept."""
     model.eval()
-    rows = [pictures[i] for i in range(len(pictures))]
+    pictures = Pictures(lesson, split, count, assets, seed=1)
+    rows = [pictures[i] for i in range(count)]
     logits = [
         model.head(model.encoder(torch.stack([r["pixels"] for r in rows[i : i + 16]])))
-        for i in range(0, len(rows), 16)
+        for i in range(0, count, 16)
     ]
     scores = f1(torch.cat(logits), torch.stack([r["labels"] for r in rows]))
-    seen = [(float(s), w) for s, w in zip(scores, lesson.concepts, strict=True) if not torch.isnan(s)]
-    return {"mean_f1": sum(s for s, _ in seen) / len(seen), "worst": sorted(seen)[:12]}
+    seen = {w: round(float(s), 3) for s, w in zip(scores, lesson.concepts, strict=True) if not torch.isnan(s)}
+    return {"mean": round(sum(seen.values()) / len(seen), 3), **seen}

@@ -1,11 +1,12 @@
 """The reader of print: PP-OCRv4's pretrained detector and recogniser, giving spelling features on a grid.
 
-The detector marks text; each line is straightened and read by the recogniser, whose probabilities of letters become a
-*soft spelling code*, laid on the cells that the word covers. What leaves the expert is this code, never a string.
+The detector marks text; each line is straightened and read by the recogniser, whose probabilities of letters
+become a *soft spelling code*, laid on the cells that the word covers. What leaves the expert is this code,
+never a string.
 
 Notation for tensor shapes:
-    b: images, n: 256 cells of the 16x16 grid, c: feature channels, h, w: input in pixels, t: steps of the recogniser,
-    v: its characters
+    b: images, n: 256 cells of the 16x16 grid, c: feature channels, h, w: input in pixels, t: steps of the
+    recogniser, v: its characters
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ FIRST, LAST = 5, 3
 SLOTS = FIRST + LAST
 MOST_LETTERS = 14
 CHANNELS = SLOTS * (len(LETTERS) + 1) + MOST_LETTERS + 2
-"""One-hot letters ("+ 1": any other character) in eight slots, the length, the height, and whether there is text."""
+"""Eight slots of one-hot letters ("+ 1": any other character), length, height, whether there is text."""
 
 SURE, MEAN_SURE, GROW, SMALLEST = 0.3, 0.5, 1.6, 24
 """Detector: pixel threshold, mean of a line, growth of its shrunken regions, and the least area in pixels."""
@@ -78,7 +79,11 @@ class NanoTextExpert(VisionExpert):
         size: side of the input in pixels.
     """
 
-    def __init__(self, detector: bytes | None = None, recogniser: bytes | None = None, size: int = 512) -> None:
+    _like: Tensor
+
+    def __init__(
+        self, detector: bytes | None = None, recogniser: bytes | None = None, size: int = 512
+    ) -> None:
         super().__init__()
         self.stream = nano_stream(size)
         self._detector = _session(detector) if detector else None
@@ -101,8 +106,12 @@ class NanoTextExpert(VisionExpert):
         files = [Path(source) / f"ch_PP-OCRv4_{part}_infer.onnx" for part in ("det", "rec")]
         for file in files:
             if not file.is_file():
-                raise ExpertLoadError("a file of the text reader is missing", value=str(file), expected="an ONNX model",
-                                      hint="Run `mova models pull mova-nano`.")
+                raise ExpertLoadError(
+                    "a file of the text reader is missing",
+                    value=str(file),
+                    expected="an ONNX model",
+                    hint="Run `mova models pull mova-nano`.",
+                )
         return cls(files[0].read_bytes(), files[1].read_bytes()).to(device, dtype)
 
     @classmethod
@@ -121,10 +130,10 @@ class NanoTextExpert(VisionExpert):
         features = torch.zeros(GRID, GRID, CHANNELS)
         if self._detector is None or self._recogniser is None:
             return features.reshape(GRID * GRID, CHANNELS)
-        bgr = image.flip(0)[None].contiguous()  # [1, 3, h, w], the order of colours the networks were trained with
-        chart = self._detector.run(None, {self._detector.get_inputs()[0].name: bgr.numpy()})[0][0, 0]  # [h, w]
+        bgr = image.flip(0)[None].contiguous()  # [1, 3, h, w], colours as the networks were trained with
+        chart = _first_output(self._detector, bgr.numpy())[0, 0]  # [h, w]
         for line in find_lines(chart):
-            steps = self._recogniser.run(None, {self._recogniser.get_inputs()[0].name: cut_line(bgr, line)})[0][0]
+            steps = _first_output(self._recogniser, cut_line(bgr, line))[0]  # [t, v]
             for word in spell(steps, self._classes):
                 _lay(features, word, line, image.shape[2])
         return features.reshape(GRID * GRID, CHANNELS)
@@ -135,7 +144,7 @@ def find_lines(chart: NDArray[np.float32]) -> list[Line]:
 
     Each connected region becomes a box along its main axis, grown because the detector marks shrunken text.
     """
-    from scipy import ndimage
+    from scipy import ndimage  # type: ignore[import-untyped]
 
     regions, count = ndimage.label(ndimage.binary_dilation(chart > SURE, iterations=1))
     lines = []
@@ -164,7 +173,7 @@ def _box(x: NDArray[np.float64], y: NDArray[np.float64]) -> Line:
 
 
 def cut_line(image: Tensor, line: Line) -> NDArray[np.float32]:
-    """The line, straightened and scaled to the recogniser's height: [1, 3, 48, w] of an image [1, 3, h, w]."""
+    """The line, straightened and scaled to the recogniser's height: [1, 3, h, w] -> [1, 3, 48, w]."""
     along, across = line.size
     width = min(LONGEST_LINE, max(LINE_HEIGHT, round(along / across * LINE_HEIGHT / 8) * 8))
     u = (torch.arange(width) + 0.5) / width - 0.5
@@ -174,7 +183,9 @@ def cut_line(image: Tensor, line: Line) -> NDArray[np.float32]:
     y = line.centre[1] + du * math.sin(line.angle) + dv * math.cos(line.angle)
     side = torch.tensor([image.shape[3], image.shape[2]])
     grid = 2 * (torch.stack([x, y], dim=2) + 0.5) / side - 1  # [48, w, 2]
-    cut: NDArray[np.float32] = F.grid_sample(image, grid[None], padding_mode="border", align_corners=False).numpy()
+    cut: NDArray[np.float32] = F.grid_sample(
+        image, grid[None], padding_mode="border", align_corners=False
+    ).numpy()
     return cut
 
 
@@ -183,7 +194,8 @@ def spell(steps: NDArray[np.float32], classes: NDArray[np.int64]) -> list[Word]:
 
     Args:
         steps: probabilities; character 0 is the blank.
-        classes: for every character its place in `LETTERS`, len(LETTERS) for another, -1 for blank, -2 for a space.
+        classes: for every character its place in `LETTERS`, len(LETTERS) for another, -1 for blank, -2 for a
+            space.
     """
     best = steps.argmax(1)
     words: list[Word] = []
@@ -223,11 +235,13 @@ def code(word: Word, height: float) -> Tensor:
     slots[SLOTS - len(tail) :] = tail
     length = np.zeros(MOST_LETTERS, dtype=np.float32)
     length[min(count, MOST_LETTERS) - 1] = 1.0
-    return torch.from_numpy(np.concatenate([slots.reshape(-1), length, [10 * height, 1.0]]).astype(np.float32))
+    return torch.from_numpy(
+        np.concatenate([slots.reshape(-1), length, [10 * height, 1.0]]).astype(np.float32)
+    )
 
 
 def _lay(features: Tensor, word: Word, line: Line, side: int) -> None:
-    """Puts a word's code on the cells along its part of the line; the later of two words on one cell stays."""
+    """Puts a word's code on the cells along its part of the line; of two words on a cell the later stays."""
     cell = side / GRID
     spelled = code(word, line.size[1] / side)
     start, end = (line.size[0] * (share - 0.5) for share in word.span)
@@ -238,19 +252,29 @@ def _lay(features: Tensor, word: Word, line: Line, side: int) -> None:
             features[row, column] = spelled
 
 
+def _first_output(session: Any, given: NDArray[np.float32]) -> NDArray[np.float32]:
+    output: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: given})[0]
+    return output
+
+
 def _session(model: bytes) -> Any:
     try:
-        import onnxruntime
+        import onnxruntime  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ExpertLoadError("the text reader needs onnxruntime", hint="Run `pip install onnxruntime`.") from error
+        raise ExpertLoadError(
+            "the text reader needs onnxruntime", hint="Run `pip install onnxruntime`."
+        ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no public base
-        raise ExpertLoadError("a file of the text reader is no ONNX model", expected=str(error).splitlines()[0],
-                              hint="Run `mova models pull mova-nano`.") from error
+        raise ExpertLoadError(
+            "a file of the text reader is no ONNX model",
+            expected=str(error).splitlines()[0],
+            hint="Run `mova models pull mova-nano`.",
+        ) from error
 
 
 def _classes(recogniser: Any) -> NDArray[np.int64]:

@@ -69,7 +69,7 @@ class Assets:
 @lru_cache(maxsize=8)
 def _sheet(path: Path) -> Image.Image:
     if not path.is_file():
-        raise ConfigError("sprite sheet not found", value=str(path), expected="a file of recipes/assets")
+        raise ConfigError("sprite sheet not found", value=str(path), expected="a file of mova_nano/assets")
     return Image.open(path).convert("RGBA")
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mova_nano.data.medical import LEVELS, PLANES
 from mova_nano.data.scene import GRID, Mark
-from mova_nano.data.words import COLOURS, GOODS, NUMBERS, SIGN_WORDS, THINGS
+from mova_nano.data.words import COLOURS, NUMBERS, THINGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,6 @@ def _unique(*groups: Sequence[str]) -> tuple[str, ...]:
 
 
 LESSONS: Mapping[str, Lesson] = {
-    "nano-text": Lesson(
-        _unique(SIGN_WORDS, GOODS, NUMBERS[1:], ("top", "bottom", "highest", "sign", "receipt")),
-        {"text": 0.85, "chart": 0.1, "objects": 0.05},
-        512,
-    ),
     "nano-chart": Lesson(
         _unique(
             tuple(COLOURS),

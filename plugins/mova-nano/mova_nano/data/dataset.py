@@ -38,8 +38,8 @@ _KIND_NAMES = {"objects": "drawing", "regions": "map", "brain": "scan"}
 
 
 def default_assets() -> Assets:
-    """Sprites of the recipe folder beside this package, fonts of the system."""
-    return Assets(sprites=Path(__file__).resolve().parents[2] / "recipes" / "assets")
+    """Sprites of this package, fonts of the system."""
+    return Assets(sprites=Path(__file__).resolve().parents[1] / "assets")
 
 
 def scene(kind: str, split: str, index: int, assets: Assets, seed: int = 0) -> Scene:

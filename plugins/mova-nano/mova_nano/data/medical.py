@@ -18,8 +18,8 @@ from mova_nano.data.words import COLOURS, say
 EXPERT = ("nano-medical",)
 PLANES = ("sagittal", "coronal", "axial")
 LEVELS = (("side", "middle", "side"), ("back", "middle", "front"), ("low", "middle", "high"))
-"""Names of the thirds of the brain along x (the two sides look alike), y (posterior to anterior), z (inferior to
-superior)."""
+"""Names of the thirds of the brain along x (the two sides look alike), y (posterior to anterior), z (inferior
+to superior)."""
 OPTIONS = ("side or middle", "back, middle or front", "low, middle or high")
 
 PLANE: Wordings = (

@@ -65,7 +65,9 @@ def draw(rng: random.Random, split: str, assets: Assets) -> Scene:
             sprite = assets.sprite(thing, style).rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC)
             if rng.random() < 0.5:
                 sprite = ImageOps.mirror(sprite)
-            if split == "train" and rng.random() < 0.4:  # two styles are few: loosen what is tied to their colours
+            if (
+                split == "train" and rng.random() < 0.4
+            ):  # two styles are few: loosen what is tied to their colours
                 sprite = ImageEnhance.Color(sprite).enhance(rng.uniform(0.1, 1.6))
                 sprite = ImageEnhance.Contrast(sprite).enhance(rng.uniform(0.6, 1.3))
             sprite = sprite.resize((side, side), Image.Resampling.BICUBIC)
