@@ -1,7 +1,7 @@
 """What can go wrong, said so that the reader can mend it.
 
-Every failure that a user can cause or cure is a `MovaError`: it names the value that was wrong, what was expected
-instead, and the next command to type. The command line prints it as one line and exits with code 2.
+Every failure that a user can cause or cure is a `MovaError`: it names the value that was wrong, what was
+expected instead, and the next command to type. The command line prints it as one line and exits with code 2.
 """
 
 from __future__ import annotations

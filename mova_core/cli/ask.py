@@ -18,16 +18,24 @@ if TYPE_CHECKING:
 def command(
     image: Annotated[Path, typer.Argument(help="A picture.", show_default=False)],
     question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
-    more: Annotated[list[Path] | None, typer.Option("--image", help="A further picture; may be repeated.")] = None,
+    more: Annotated[
+        list[Path] | None, typer.Option("--image", help="A further picture; may be repeated.")
+    ] = None,
     model: Annotated[str, typer.Option(help="An installed model, or a checkpoint directory.")] = "mova-nano",
     experts: Annotated[
         str | None, typer.Option(help="A route of your own: ids with commas, or an empty string for none.")
     ] = None,
     router: Annotated[str, typer.Option(help=f"Who routes: {', '.join(ROUTERS)}.")] = "learned",
-    explain: Annotated[bool, typer.Option("--explain", help="Say why, and write heat maps of attention.")] = False,
-    heat_maps: Annotated[Path, typer.Option(help="Folder for the heat maps of --explain.")] = Path("mova-explain"),
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say why, and write heat maps of attention.")
+    ] = False,
+    heat_maps: Annotated[Path, typer.Option(help="Folder for the heat maps of --explain.")] = Path(
+        "mova-explain"
+    ),
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
-    skip_failing: Annotated[bool, typer.Option("--skip-failing", help="Answer without routed experts that fail.")] = False,
+    skip_failing: Annotated[
+        bool, typer.Option("--skip-failing", help="Answer without routed experts that fail.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Answer a question about a picture."""
@@ -41,7 +49,9 @@ def command(
     mova = _load(model, skip_failing, quiet=as_json)
     route = None if experts is None else [id.strip() for id in experts.split(",") if id.strip()]
     chosen = choose_router(router, mova) if route is None else None
-    answer = mova.ask(images, question, experts=route, router=chosen, explain=explain, max_new_tokens=max_new_tokens)
+    answer = mova.ask(
+        images, question, experts=route, router=chosen, explain=explain, max_new_tokens=max_new_tokens
+    )
     maps = _write_maps(answer, images, heat_maps, mova) if explain else []
     if as_json:
         print(json.dumps(_plain(answer, maps), indent=2))
@@ -64,7 +74,10 @@ def _show(answer: Answer, explain: bool, maps: list[Path]) -> None:
         prefix = f"image {number}: " if len(answer.images) > 1 else ""
         print(f"{prefix}route   {trace.route}   ({shown_probabilities(trace.route)})")
         for id, weights in trace.gates.items():
-            print(f"{prefix}gate    {id}   " + "  ".join(f"block {b} {w:.2f}" for b, w in enumerate(weights, start=1)))
+            print(
+                f"{prefix}gate    {id}   "
+                + "  ".join(f"block {b} {w:.2f}" for b, w in enumerate(weights, start=1))
+            )
     for id, reason in answer.skipped.items():
         print(f"skipped {id}: {reason}", file=sys.stderr)
     if explain:
@@ -83,7 +96,9 @@ def _write_maps(answer: Answer, images: tuple[Any, ...], folder: Path, mova: Any
     return [
         path
         for number, (trace, image) in enumerate(zip(answer.images, images, strict=True), start=1)
-        for path in write_heat_maps(trace, image, folder / f"image-{number}" if several else folder, padded=padded)
+        for path in write_heat_maps(
+            trace, image, folder / f"image-{number}" if several else folder, padded=padded
+        )
     ]
 
 

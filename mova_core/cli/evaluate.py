@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+CACHE_BYTES = 4 * 2**30
+"""Features are kept between modes, so that each encoder runs once for each picture."""
 
 
 def command(
@@ -33,12 +38,16 @@ def command(
         Item(sample.image, *sample.turns[0], sample.experts, sample.task, sample.plain)
         for sample in (samples[i] for i in range(len(samples)))
     ]
-    mova = load(model, progress=lambda message: print(message, file=sys.stderr))
+    mova = load(model, cache_bytes=CACHE_BYTES, progress=lambda message: print(message, file=sys.stderr))
     outcomes: dict[str, list[Outcome]] = {}
     for mode in chosen:
         outcomes[mode] = run_mode(
-            mova, asked, mode, learned=outcomes.get("learned"), batch=batch,
-            tell=lambda done, mode=mode: print(f"\r{mode}: {done} of {len(asked)}", end="", file=sys.stderr),
+            mova,
+            asked,
+            mode,
+            learned=outcomes.get("learned"),
+            batch=batch,
+            tell=partial(_tell, mode, len(asked)),
         )
         print(file=sys.stderr)
     print(accuracy_table(outcomes))
@@ -48,3 +57,7 @@ def command(
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(figures(outcomes), indent=1) + "\n", encoding="utf-8")
         print(f"\nwrote {output}", file=sys.stderr)
+
+
+def _tell(mode: str, total: int, done: int) -> None:
+    print(f"\r{mode}: {done} of {total}", end="", file=sys.stderr, flush=True)

@@ -21,7 +21,9 @@ def command(
     model: Annotated[str, typer.Option(help="An installed model, or a checkpoint directory.")] = "mova-nano",
     pool: Annotated[
         Literal["model", "installed"],
-        typer.Option(help="Offer the model's experts, or every installed one, with a pack for the model or without."),
+        typer.Option(
+            help="Offer the model's experts, or every installed one, with a pack for the model or without."
+        ),
     ] = "model",
     router: Annotated[str, typer.Option(help=f"Who routes: {', '.join(ROUTERS)}.")] = "learned",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -39,10 +41,17 @@ def command(
     route = mova.route(picture, question, pool=offered, router=choose_router(router, mova))
     packs = set(mova.model.adapter.pack_ids)
     if as_json:
-        print(json.dumps({
-            "route": list(route.experts), "router": route.router, "probabilities": dict(route.probabilities),
-            "no_pack": sorted({card.id for card in offered} - packs),
-        }, indent=2))
+        print(
+            json.dumps(
+                {
+                    "route": list(route.experts),
+                    "router": route.router,
+                    "probabilities": dict(route.probabilities),
+                    "no_pack": sorted({card.id for card in offered} - packs),
+                },
+                indent=2,
+            )
+        )
         return
     for card in sorted(offered, key=lambda card: -route.probabilities.get(card.id, 0.0)):
         mark = "*" if card.id in route.experts else " "

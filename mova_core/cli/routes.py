@@ -33,8 +33,10 @@ def choose_router(name: str, mova: Mova) -> Router | None:
         from mova_core.model.routers import similarity_router
 
         return similarity_router(mova.model, mova.processor)
-    if name in ("all", "none", "random"):
-        return {"all": AllRouter, "none": NoneRouter, "random": lambda: RandomRouter(count=1)}[name]()
+    if name == "random":
+        return RandomRouter(count=1)
+    if name in ("all", "none"):
+        return AllRouter() if name == "all" else NoneRouter()
     return _from_plugin(name)
 
 

@@ -20,35 +20,59 @@ _Start = Annotated[Path | None, typer.Option(help="Other checkpoint to start fro
 
 
 @app.command()
-def align(config: _Config, resume: _Resume = False, steps: _Steps = None, output: _Output = None,
-          start: _Start = None) -> None:
+def align(
+    config: _Config,
+    resume: _Resume = False,
+    steps: _Steps = None,
+    output: _Output = None,
+    start: _Start = None,
+) -> None:
     """Teach the fused tokens to name what they show, without passes of the language model."""
     _run("align", config, resume, steps, output, start)
 
 
 @app.command()
-def sft(config: _Config, resume: _Resume = False, steps: _Steps = None, output: _Output = None,
-        start: _Start = None) -> None:
+def sft(
+    config: _Config,
+    resume: _Resume = False,
+    steps: _Steps = None,
+    output: _Output = None,
+    start: _Start = None,
+) -> None:
     """Fine-tune adapter, packs and the answering LoRA on questions with answers."""
     _run("sft", config, resume, steps, output, start)
 
 
 @app.command()
-def router(config: _Config, resume: _Resume = False, steps: _Steps = None, output: _Output = None,
-           start: _Start = None) -> None:
+def router(
+    config: _Config,
+    resume: _Resume = False,
+    steps: _Steps = None,
+    output: _Output = None,
+    start: _Start = None,
+) -> None:
     """Train the router LoRA on which experts help, then calibrate it."""
     _run("router", config, resume, steps, output, start)
 
 
-def _run(stage: StageName, path: Path, resume: bool, steps: int | None, output: Path | None,
-         start: Path | None) -> None:
+def _run(
+    stage: StageName, path: Path, resume: bool, steps: int | None, output: Path | None, start: Path | None
+) -> None:
     from mova_core.errors import ConfigError
     from mova_core.training.config import read_train_config
     from mova_core.training.run import run
 
-    changes: dict[str, Any] = {"steps": steps, "output": output and str(output), "start": start and str(start)}
+    changes: dict[str, Any] = {
+        "steps": steps,
+        "output": output and str(output),
+        "start": start and str(start),
+    }
     config = read_train_config(path, **{name: value for name, value in changes.items() if value is not None})
     if config.stage != stage:
-        raise ConfigError("this file is for another stage", value=f"stage {config.stage} in {path}",
-                          expected=f"stage {stage}", hint=f"Run `mova train {config.stage} {path}`.")
+        raise ConfigError(
+            "this file is for another stage",
+            value=f"stage {config.stage} in {path}",
+            expected=f"stage {stage}",
+            hint=f"Run `mova train {config.stage} {path}`.",
+        )
     run(config, resume=resume)

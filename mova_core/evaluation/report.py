@@ -32,7 +32,10 @@ def routing_table(outcomes: Sequence[Outcome]) -> str:
     rows = [["questions", "number", "routed rightly"]]
     for task in dict.fromkeys(o.item.task for o in outcomes):
         rows.append(_row(f"task {task}", routing(_of(outcomes, task))))
-    for plain, name in ((True, "wording gives the kind away"), (False, "wording does not give the kind away")):
+    for plain, name in (
+        (True, "wording gives the kind away"),
+        (False, "wording does not give the kind away"),
+    ):
         rows.append(_row(name, routing([o for o in outcomes if o.item.plain == plain])))
     rows.append(_row("all", routing(outcomes)))
     return markdown(rows)

@@ -53,7 +53,9 @@ def test_a_batch_equals_one_by_one(nano: Mova, items: list[Item]) -> None:
     together = run_mode(nano, some, "learned", batch=len(some))
     alone = run_mode(nano, some, "learned", batch=1)
     assert [o.route for o in together] == [o.route for o in alone]
-    assert sum(a.answer == b.answer for a, b in zip(together, alone, strict=True)) >= len(some) - 1  # bfloat16 ties
+    assert (
+        sum(a.answer == b.answer for a, b in zip(together, alone, strict=True)) >= len(some) - 1
+    )  # bfloat16 ties
 
 
 def test_no_expert_is_run_that_was_not_chosen(nano: Mova) -> None:
@@ -76,7 +78,10 @@ def test_the_reader_spells_the_words_it_was_not_trained_on_by_us() -> None:
 
 
 def test_ask_prints_route_gates_and_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["ask", str(BRAIN), "Which plane is this slice?", "--explain", "--heat-maps", str(tmp_path)]) == 0
+    assert (
+        main(["ask", str(BRAIN), "Which plane is this slice?", "--explain", "--heat-maps", str(tmp_path)])
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if line][:2] == ["route", "gate"]
     assert lines[-1].startswith("answer ")

@@ -36,7 +36,13 @@ def test_every_question_has_an_answer_and_a_route_in_the_pool(kind: str, split: 
     for question in drawn.questions:
         assert question.text.strip() and question.answer == question.answer.lower().strip() != ""
         assert "{" not in question.text
-        assert set(question.experts) <= {"nano-text", "nano-chart", "nano-objects", "nano-regions", "nano-medical"}
+        assert set(question.experts) <= {
+            "nano-text",
+            "nano-chart",
+            "nano-objects",
+            "nano-regions",
+            "nano-medical",
+        }
         assert bool(question.experts) == (question.task != "base")
 
 

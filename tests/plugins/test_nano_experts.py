@@ -37,7 +37,9 @@ def build(id: str) -> VisionExpert:
 @pytest.mark.parametrize("id", sorted(CARDS))
 @pytest.mark.parametrize("sizes", [[(123, 457)], [(640, 333), (50, 50), (333, 640)]])
 @torch.no_grad()
-def test_features_are_what_the_card_says_and_a_batch_equals_its_samples(id: str, sizes: list[tuple[int, int]]) -> None:
+def test_features_are_what_the_card_says_and_a_batch_equals_its_samples(
+    id: str, sizes: list[tuple[int, int]]
+) -> None:
     expert = build(id)
     images = [picture(size, seed) for seed, size in enumerate(sizes)]
     together = expert(expert.preprocess(images))
