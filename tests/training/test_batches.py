@@ -130,9 +130,7 @@ def test_training_reads_what_asking_writes(samples: Any, collator: Collator, ass
     assert torch.equal(batch["input_ids"][:, :length], asked["input_ids"])
     text = assistant.model.encode_text(asked["text_input_ids"], asked["text_attention_mask"])
     assert torch.equal(batch["text_features"], text)
-    torch.testing.assert_close(
-        batch["base_features"], assistant.model.encode_base(asked["pixel_values"])
-    )
+    torch.testing.assert_close(batch["base_features"], assistant.model.encode_base(asked["pixel_values"]))
 
 
 def test_features_go_to_the_rows_that_chose_them(

@@ -51,9 +51,7 @@ def test_fields_can_be_replaced(tmp_path: Path) -> None:
         ({"model": {"base": "toy"}}, "model.pool: Field required"),
     ],
 )
-def test_an_error_names_the_file_and_the_field(
-    tmp_path: Path, change: dict[str, object], said: str
-) -> None:
+def test_an_error_names_the_file_and_the_field(tmp_path: Path, change: dict[str, object], said: str) -> None:
     path = write(tmp_path, GOOD | change)
     with pytest.raises(ConfigError) as caught:
         read_train_config(path)

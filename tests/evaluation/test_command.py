@@ -1,0 +1,45 @@
+"""`mova eval`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+ITEMS = "mova_tiny.samples:held_out"
+
+
+def test_tables_and_figures(mova: Run, tiny: Path, tmp_path: Path) -> None:
+    output = tmp_path / "new" / "figures.json"
+    result = mova(
+        "eval", "--model", str(tiny), "--items", ITEMS, "--count", "2", "--tasks", "red,blue",
+        "--modes", "learned,none,random", "--output", str(output),
+    )  # fmt: skip
+    assert result.code == 0
+    lines = result.out.splitlines()
+    assert lines[0] == "| task | questions | learned | none | random |"
+    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["red", "blue"]
+    assert "| questions | number | routed rightly |" in lines
+    figures = json.loads(output.read_text())
+    assert figures["accuracy"]["none"]["red"]["total"] == 2
+    assert f"wrote {output}" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--modes", "none,best"), "unknown way of routing; got best"),
+        (("--items", "nowhere_at_all:items"), "the samples cannot be built"),
+        (("--model", "mova-nono"), "no such model; got mova-nono"),
+    ],
+)
+def test_errors_are_one_line_before_any_question_is_asked(
+    mova: Run, tiny: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    result = mova("eval", "--model", str(tiny), "--items", ITEMS, "--count", "1", *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"error: {said}") and result.err.count("\n") == 1
