@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,20 @@ from mova_core.model.sources import find_source, find_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Keeps transformers' bars for the reading of local files, which takes a moment, off stderr."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_base(id: str, *, dtype: torch.dtype, device: torch.device) -> VisionExpert:
@@ -48,7 +64,8 @@ def load_text_encoder(
 
     folder = find_source(settings.source, directory)
     try:
-        bert = AutoModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        with _without_progress_bars():
+            bert = AutoModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except Exception as error:  # each reader of these files fails in ways of its own
         raise CheckpointError(
             "the text encoder cannot be loaded", value=settings.source, expected=str(error)
@@ -68,9 +85,10 @@ def load_language_model(
 
     folder = find_source(settings.source, directory)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
-        )
+        with _without_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+            )
     except Exception as error:  # each reader of these files fails in ways of its own
         raise CheckpointError(
             "the language model cannot be loaded",

@@ -99,7 +99,7 @@ class TrainConfig(Spec):
     data: DataSettings
     routes: RouteSettings = RouteSettings()
     loras: dict[Literal["answer", "router"], LoraSettings] = {}
-    learning_rates: dict[str, Annotated[float, Field(gt=0)]]
+    learning_rates: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
     steps: Annotated[int, Field(gt=0)]
     batch: Annotated[int, Field(gt=0)] = 16
     turns: Annotated[int, Field(gt=0)] = 3

@@ -13,13 +13,13 @@ from mova_core.evaluation.metrics import Share, exact_match, normalised, route_a
 
 @pytest.mark.parametrize(
     ("hits", "total", "low", "high"),
-    [  # Wilson's interval, as published tables and other packages give it
+    [
         (0, 10, 0.0, 0.2775),
         (8, 10, 0.4902, 0.9433),
         (10, 10, 0.7225, 1.0),
         (50, 100, 0.4038, 0.5962),
         (1, 300, 0.0006, 0.0186),
-        (270, 300, 0.8610, 0.9291),
+        (270, 300, 0.8608, 0.9291),
     ],
 )
 def test_the_interval_is_wilsons(hits: int, total: int, low: float, high: float) -> None:
@@ -33,6 +33,13 @@ def test_the_interval_holds_the_share_and_narrows_with_more_of_the_same(total: i
     assert 0 <= low <= share.value + 1e-12 and share.value - 1e-12 <= high <= 1
     more = Share(4 * share.hits, 4 * total)
     assert more.interval[1] - more.interval[0] < high - low
+
+
+@given(st.integers(1, 99), st.integers(100, 2000))
+def test_at_its_ends_the_score_test_is_at_its_limit(hits: int, total: int) -> None:
+    for end in Share(hits, total).interval:
+        score = (hits / total - end) / math.sqrt(end * (1 - end) / total)
+        assert abs(score) == pytest.approx(1.959964, abs=1e-5)
 
 
 @given(st.integers(0, 200), st.integers(1, 200))

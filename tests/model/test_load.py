@@ -101,3 +101,8 @@ def test_everything_is_in_the_dtype_asked_for(tiny: Path, picture: Any) -> None:
     assert assistant.model.adapter.position.dtype == torch.float32  # small, and sums of many terms
     assert assistant.pool.encode_all([picture(1)], "tiny-red").tokens.dtype == torch.bfloat16
     assert assistant.ask(picture(1), "Why?", experts=["tiny-red"], max_new_tokens=2).images[0].gates
+
+
+def test_the_package_has_nothing_else() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'ask'"):
+        mova_core.ask  # noqa: B018
