@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-
 CACHE_BYTES = 4 * 2**30
 """Features are kept between modes, so that each encoder runs once for each picture."""
 

@@ -54,8 +54,8 @@ def router_for(mode: str, mova: Mova, learned: Sequence[Outcome] | None = None, 
     Args:
         mode: "learned", "none", "all" or "random".
         mova: the model; "learned" is its own router.
-        learned: outcomes of the learned router on the same items, for "random": as many experts for each item;
-            one for each without.
+        learned: outcomes of the learned router on the same items, for "random": as many experts for each
+            item; one for each without.
         seed: of the random choice.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,20 +17,6 @@ from mova_core.model.sources import find_source, find_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Keeps transformers' bars for the reading of local files, which takes a moment, off stderr."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def load_base(id: str, *, dtype: torch.dtype, device: torch.device) -> VisionExpert:
@@ -62,14 +48,7 @@ def load_text_encoder(
     """
     from transformers import AutoModel
 
-    folder = find_source(settings.source, directory)
-    try:
-        with _without_progress_bars():
-            bert = AutoModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except Exception as error:  # each reader of these files fails in ways of its own
-        raise CheckpointError(
-            "the text encoder cannot be loaded", value=settings.source, expected=str(error)
-        ) from error
+    bert = _pretrained(AutoModel, "text encoder", settings.source, directory, dtype=dtype)
     return TextEncoder(bert.to(device), pooling=settings.pooling).eval().requires_grad_(False)
 
 
@@ -83,21 +62,56 @@ def load_language_model(
     """
     from transformers import AutoModelForCausalLM
 
-    folder = find_source(settings.source, directory)
+    model = _pretrained(
+        AutoModelForCausalLM,
+        "language model",
+        settings.source,
+        directory,
+        dtype=dtype,
+        attn_implementation="sdpa",
+    )
+    placed: PreTrainedModel = model.to(device).requires_grad_(False)
+    return placed
+
+
+def _pretrained(loader: Any, what: str, source: str, directory: Path, **options: Any) -> Any:
+    """A transformers model read from this machine, without bars, and with every weight it needs."""
+    folder = find_source(source, directory)
     try:
         with _without_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+            model, report = loader.from_pretrained(
+                folder, local_files_only=True, output_loading_info=True, **options
             )
     except Exception as error:  # each reader of these files fails in ways of its own
         raise CheckpointError(
-            "the language model cannot be loaded",
-            value=settings.source,
+            f"the {what} cannot be loaded",
+            value=source,
             expected=str(error),
             hint="Run `mova models verify MODEL`.",
         ) from error
-    placed: PreTrainedModel = model.to(device).requires_grad_(False)  # type: ignore[arg-type]
-    return placed
+    absent = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if absent:  # transformers would go on with random weights in their place
+        raise CheckpointError(
+            f"the {what} lacks weights",
+            value=", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if len(absent) > 3 else ""),
+            expected="every weight to be present",
+            hint="Run `mova models verify MODEL`.",
+        )
+    return model
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Keeps transformers' bars for the reading of local files, which takes a moment, off stderr."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def save_inside(model: PreTrainedModel, source: str, directory: Path) -> None:

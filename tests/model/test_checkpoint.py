@@ -222,6 +222,21 @@ def test_a_damaged_part_inside_is_refused_in_one_line(
     assert f"inside:{part}" in refusal(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("part", ["language_model", "text_encoder"])
+def test_a_part_that_lacks_a_weight_is_never_filled_with_random_ones(
+    tiny: Path, tmp_path: Path, part: str
+) -> None:
+    model = model_of(tiny)
+    setattr(model.config, part, getattr(model.config, part) | {"source": f"inside:{part}"})
+    model.save_pretrained(tmp_path / "whole")
+    weights = tmp_path / "whole" / part / "model.safetensors"
+    tensors = load_file(weights)
+    lost = min(name for name in tensors if "layers.0" in name or "layer.0" in name)
+    del tensors[lost]
+    save_file(tensors, weights, {"format": "pt"})
+    assert re.search(f"lacks weights; got .*{re.escape(lost.split('.', 1)[1])}", refusal(tmp_path / "whole"))
+
+
 def test_a_part_that_is_not_there_is_named(checkpoint: Path, tmp_path: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     config["text_encoder"]["source"] = f"file:{tmp_path / 'nowhere'}"

@@ -31,6 +31,11 @@ KIND: Wordings = (
         "What kind of picture is this?",
         "What type of image do you see?",
         "Is this a photo, a chart or something else?",
+        "What kind of image is that?",
+        "Tell me the type of this picture.",
+        "How would you classify this image?",
+        "Which type of picture do you have here?",
+        "Is this a drawing, a scan or a map?",
     ),
     ("What sort of image is it?", "Which kind of picture is shown?"),
 )

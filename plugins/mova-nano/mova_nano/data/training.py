@@ -30,12 +30,14 @@ class TrainingSet:
         size: how many.
         split: which looks and wordings.
         seed: of everything drawn.
+        base_weight: how often a sample asks what needs no expert, where one question that does counts as one.
         assets: fonts and sprites.
     """
 
     size: int
     split: Split = "train"
     seed: int = 0
+    base_weight: float = 0.5
     assets: Assets | None = None
 
     def __len__(self) -> int:
@@ -50,8 +52,8 @@ class TrainingSet:
         routes: dict[tuple[str, ...], list[Question]] = {}
         for question in drawn.questions:
             routes.setdefault(question.experts, []).append(question)
-        # Half of the questions that need no expert are about pictures that an expert could read.
-        weights = [len(asked) if route else 0.5 for route, asked in routes.items()]
+        # Questions that need no expert are asked about pictures that an expert could read, too.
+        weights = [len(asked) if route else self.base_weight for route, asked in routes.items()]
         route = rng.choices(list(routes), weights)[0]
         asked = routes[route]
         rng.shuffle(asked)
@@ -65,9 +67,9 @@ class TrainingSet:
         )
 
 
-def training_set(size: int, split: Split = "train", seed: int = 0) -> TrainingSet:
+def training_set(size: int, split: Split = "train", seed: int = 0, base_weight: float = 0.5) -> TrainingSet:
     """The factory that recipes name."""
-    return TrainingSet(size, split, seed)
+    return TrainingSet(size, split, seed, base_weight)
 
 
 TASKS = ("text", "chart", "objects", "regions", "medical", "base")
