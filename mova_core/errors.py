@@ -12,7 +12,7 @@ class MovaError(Exception):
 
     Args:
         message: what is wrong, as a short clause.
-        value: the offending value, shown with `repr`, cut to 80 characters.
+        value: the offending value; a long one is cut in its middle, so that a path keeps its file name.
         expected: what would have been right.
         hint: the way out, usually a command.
     """
@@ -34,12 +34,18 @@ class MovaError(Exception):
     def __str__(self) -> str:
         parts = [self.message]
         if self.value is not None:
-            shown = self.value if isinstance(self.value, str) else repr(self.value)
-            parts.append(f"got {shown[:77] + '...' if len(shown) > 80 else shown!s}")
+            parts.append(f"got {_shortened(self.value if isinstance(self.value, str) else repr(self.value))}")
         if self.expected:
             parts.append(f"expected {self.expected}")
         line = "; ".join(parts)
         return " ".join((f"{line}. {self.hint}" if self.hint else line).split())
+
+
+def _shortened(text: str, most: int = 160) -> str:
+    if len(text) <= most:
+        return text
+    head = most // 4
+    return f"{text[:head]}...{text[len(text) - most + head + 3 :]}"
 
 
 class CardError(MovaError):

@@ -65,7 +65,7 @@ def draw(rng: random.Random, split: str, assets: Assets) -> Scene:
         owner[np.asarray(mask) > 127] = i + 1
         rounds.append(is_round)
     areas = [int((owner == i + 1).sum()) for i in range(len(shapes))]
-    texture = Image.effect_noise((width, height), rng.uniform(5, 50)) if rng.random() < 0.6 else None
+    texture = _grain(rng, (width, height)) if rng.random() < 0.6 else None
     for i, name in enumerate(names):
         mask = Image.fromarray(((owner == i + 1) * 255).astype(np.uint8))
         fill = Image.new("RGB", (width, height), shade(COLOURS[name], rng, 16))
@@ -110,6 +110,12 @@ def _place(rng: random.Random, size: tuple[int, int], count: int) -> list[tuple[
                 break
         radius *= rng.uniform(0.68, 0.8)
     return placed if len(placed) >= 2 else _place(rng, size, count)
+
+
+def _grain(rng: random.Random, size: tuple[int, int]) -> Image.Image:
+    """Gray noise of a random strength."""
+    noise = np.random.default_rng(rng.getrandbits(32)).normal(128, rng.uniform(5, 50), (size[1], size[0]))
+    return Image.fromarray(noise.clip(0, 255).astype(np.uint8))
 
 
 def _blob(
