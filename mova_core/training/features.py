@@ -6,9 +6,8 @@ Notation for tensor shapes:
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mova_core.errors import ConfigError
+from mova_core.experts.images import image_digest
 from mova_core.experts.pool import ExpertPool
 from mova_core.experts.protocol import VisionExpert
 from mova_core.routing.route import Route
@@ -74,31 +75,49 @@ def write_features(
         seed: of the draw.
         dtype: features are stored in.
         tell: hears of progress.
+
+    Raises:
+        ConfigError: a shard that exists holds features of other pictures, of another version of an encoder,
+            or in another dtype.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "about.json").write_text(json.dumps({"samples": len(samples), "extra": extra, "seed": seed}))
+    encoders = {"base": base.card.hash} | {card.id: card.hash for card in pool}
     for start in range(0, len(samples), SHARD):
         file = folder / f"{start:07d}.safetensors"
         rows = range(start, min(start + SHARD, len(samples)))
-        if file.exists() and _holds(file, rows[-1]):
+        origin = encoders | {
+            "picture": image_digest(samples[start].image),
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+        if file.exists() and _holds(file, rows[-1], origin):
             continue
         state: dict[str, Tensor] = {}
         for first in range(0, len(rows), batch):
             state |= _some(samples, rows[first : first + batch], base, pool, extra, seed, dtype)
         partial = file.with_suffix(".partial")
-        save_file(state, partial)
+        save_file(state, partial, metadata=origin)
         partial.replace(file)
         tell(f"features: {rows[-1] + 1} of {len(samples)} samples")
     return FeatureStore(folder)
 
 
-def _holds(file: Path, row: int) -> bool:
+def _holds(file: Path, row: int, origin: Mapping[str, str]) -> bool:
     """Whether a shard is whole and goes that far: the last one of a smaller sample set does not."""
     try:
         with safe_open(file, framework="pt") as shard:
-            return f"{row}/base" in shard.keys()  # noqa: SIM118 - not a mapping
+            known = shard.metadata() or {}
+            whole = f"{row}/base" in shard.keys()  # noqa: SIM118 - not a mapping
     except SafetensorError:
         return False
+    other = sorted(name for name in origin.keys() & known.keys() if origin[name] != known[name])
+    if other:
+        raise ConfigError(
+            f"data.features: {file} was computed with another {other[0]}",
+            value=known[other[0]],
+            expected=origin[other[0]],
+            hint="Name another folder, or delete that one; it is filled anew.",
+        )
+    return whole
 
 
 def _some(

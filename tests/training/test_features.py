@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from mova_core.errors import ConfigError
 from mova_core.experts.pool import ExpertPool
 from mova_core.experts.protocol import VisionExpert
 from mova_core.model.build import load_base
@@ -115,3 +116,43 @@ def test_a_shard_that_was_cut_short_is_computed_again(tmp_path: Path, base: Any,
     shard.unlink()  # a new file: the old one is mapped into memory
     shard.write_bytes(data[:-50])
     assert torch.equal(write(tmp_path, 4, base, pool).base(3), expected)
+
+
+class Shifted:
+    """The same number of other pictures."""
+
+    def __init__(self, count: int) -> None:
+        self.samples = samples(count + 1)
+
+    def __len__(self) -> int:
+        return len(self.samples) - 1
+
+    def __getitem__(self, index: int) -> Any:
+        return self.samples[index + 1]
+
+
+@pytest.mark.parametrize("other", ["picture", "dtype", "base", "tiny-red"])
+def test_features_of_other_pictures_or_encoders_are_never_taken_for_these(
+    other: str, tmp_path: Path, base: Any, pool: ExpertPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, 8, base, pool)
+    taken, options = samples(8), {"base": base, "pool": pool, "dtype": torch.float32}
+    if other == "picture":
+        taken = Shifted(8)
+    elif other == "dtype":
+        options["dtype"] = torch.bfloat16
+    elif other == "base":
+        newer = base.card.model_copy(update={"weights": base.card.weights.model_copy(update={"revision": "9"})})
+        monkeypatch.setattr(base, "card", newer)
+    else:
+        options["pool"] = ExpertPool(
+            [c if c.id != other else c.model_copy(update={"title": "Another"}) for c in pool]
+        )
+    with pytest.raises(ConfigError, match=rf"computed with another {other}.*delete"):
+        write_features(taken, tmp_path, tell=lambda message: None, **options)
+
+
+def test_features_without_the_experts_serve_the_router(tmp_path: Path, base: Any, pool: ExpertPool) -> None:
+    write(tmp_path, 8, base, pool)
+    write(tmp_path, 8, base, ExpertPool([]))
+    assert base.seen == 8
