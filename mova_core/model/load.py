@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mova_core.cards.card import ExpertCard
+from mova_core.cards.warning import warn
 from mova_core.errors import CheckpointError
 from mova_core.experts.shelf import silent
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mova_core.experts.shelf import Progress
     from mova_core.model.assistant import Mova
     from mova_core.model.modeling import MovaForConditionalGeneration
+    from mova_core.model.settings import PoolEntry
 
 CACHE_BYTES = 512 * 2**20
 
@@ -126,6 +128,7 @@ def pool_records(directory: Path) -> list[ExpertRecord]:
             wrong.append(f"{entry.id} gives {record.card.features.channels} channels, not {entry.channels}")
         else:
             found.append(record)
+            _warn_if_changed(record.card, entry)
     if wrong:
         raise CheckpointError(
             "the checkpoint's pool is not here: " + "; ".join(wrong),
@@ -135,6 +138,18 @@ def pool_records(directory: Path) -> list[ExpertRecord]:
             "distribution that `mova experts list` names), then run `mova doctor`.",
         )
     return found
+
+
+def _warn_if_changed(card: ExpertCard, entry: PoolEntry) -> None:
+    """An expert that changed since training still fits; its pack, or the router, may know it less well."""
+    revision = card.weights.revision or ""
+    if revision != entry.revision:
+        warn(
+            f"{card.id} has weights {revision or 'without a revision'}; "
+            f"the checkpoint was trained with {entry.revision or 'others'}"
+        )
+    elif entry.card_hash and card.hash != entry.card_hash:
+        warn(f"the card of {card.id} is not the one the checkpoint was trained with")
 
 
 def _base_record(id: str) -> ExpertRecord:

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mova_core.cards.warning import CardWarning
 from mova_core.errors import CheckpointError, MovaError
 from mova_core.fusion.pack_files import load_pack, save_pack
 from mova_core.model import checkpoint as checkpoint_module
@@ -288,6 +289,21 @@ def test_an_expert_of_another_width_is_named(checkpoint: Path) -> None:
     config["pool"][0]["channels"] = 7
     (checkpoint / "config.json").write_text(json.dumps(config))
     assert "tiny-blue gives 5 channels, not 7" in refusal(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        ("revision", "tiny-blue has weights .*; the checkpoint was trained with 0"),
+        ("card_hash", "the card of tiny-blue is not the one the checkpoint was trained with"),
+    ],
+)
+def test_an_expert_that_changed_since_training_is_said(checkpoint: Path, field: str, told: str) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["pool"][0][field] = "0"
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    with pytest.warns(CardWarning, match=told):
+        load(checkpoint)
 
 
 def test_a_base_encoder_that_is_not_installed_is_named(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
