@@ -113,13 +113,14 @@ class MovaProcessor:
         return text
 
     def _asked(self, turn: Turn) -> str:
-        if self.prompt.image_token in turn.question:
-            raise InputError(
-                "the question holds the mark that stands for a picture",
-                value=self.prompt.image_token,
-                expected="a question in words",
-                hint="Leave the mark out.",
-            )
+        for mark in (self.prompt.image_token, *self.tokenizer.all_special_tokens):
+            if mark in turn.question:
+                raise InputError(
+                    "the question holds a mark that the language model reads as a picture or a turn",
+                    value=mark,
+                    expected="a question in words",
+                    hint="Leave the mark out.",
+                )
         return check_question(turn.question)
 
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -151,7 +152,7 @@ class MovaProcessor:
             conversation so far.
 
         Raises:
-            InputError: for an empty or endless question, one with the image token, or an empty conversation.
+            InputError: for an empty or endless question, one with a special token, or an empty conversation.
         """
         if not conversations or not all(conversations):
             raise InputError("nothing was asked", expected="conversations of at least one turn")

@@ -123,7 +123,7 @@ def test_a_failing_expert_can_be_left_out(ask: Run, picture: str, monkeypatch: p
         (("red.png", ""), "error: the question is empty"),
         (("red.png", "  "), "error: the question is empty"),
         (("red.png", "a" * 50_000), "error: the question is too long; got 50,000 characters"),
-        (("red.png", "Is <image> red?"), "error: the question holds the mark that stands for a picture"),
+        (("red.png", "Is <image> red?"), "error: the question holds a mark that the language model reads"),
         (("red.png", QUESTION, "--image", "nowhere.png"), "error: image 'nowhere.png' does not exist"),
         (("red.png", QUESTION, "--experts", "tiny-rad"), "error: no such expert is on offer; got tiny-rad"),
         (
