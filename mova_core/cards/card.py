@@ -40,12 +40,14 @@ class WeightsSpec(Spec):
         revision: commit, tag or release of the weights.
         sha256: digest of the weight file.
         licence: SPDX identifier of the weights.
+        notice: what whoever loads them must know, such as a bar on commercial use; said at every load.
     """
 
     sources: tuple[Source, ...]
     revision: str | None = None
     sha256: Sha256 | None = None
     licence: Text
+    notice: Text | None = None
 
 
 class ExpertCard(Spec):

@@ -51,5 +51,6 @@ class Spec(BaseModel):
     @property
     def hash(self) -> str:
         """SHA-256 of the canonical JSON: equal for equal content, whatever the order it was written in."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        stated = self.model_dump(mode="json", exclude_defaults=True)  # a field added later changes no old hash
+        canonical = json.dumps(stated, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

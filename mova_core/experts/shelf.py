@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mova_core.cards.card import ExpertCard
+from mova_core.cards.warning import warn
 from mova_core.errors import ExpertLoadError, MovaError, PoolError
 from mova_core.experts.protocol import VisionExpert
 
@@ -113,6 +114,8 @@ class ExpertShelf:
         self._experts[card.id] = expert
         self._bytes[card.id] = actual
         self._progress(f"loaded {card.id} ({actual / _MIB:,.0f} MiB)")
+        if card.weights.notice:
+            warn(f"the weights of {card.id} ({card.weights.licence}): {card.weights.notice}")
         return expert
 
     def _make_room(self, card: ExpertCard, needed: int) -> None:
