@@ -41,6 +41,7 @@ class WeightsSpec(Spec):
         sha256: digest of the weight file.
         licence: SPDX identifier of the weights.
         notice: what whoever loads them must know, such as a bar on commercial use; said at every load.
+        remark: what is worth knowing of the files, such as which of them were never opened; said on request.
     """
 
     sources: tuple[Source, ...]
@@ -48,6 +49,7 @@ class WeightsSpec(Spec):
     sha256: Sha256 | None = None
     licence: Text
     notice: Text | None = None
+    remark: Text | None = None
 
 
 class ExpertCard(Spec):

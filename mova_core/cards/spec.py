@@ -51,6 +51,8 @@ class Spec(BaseModel):
     @property
     def hash(self) -> str:
         """SHA-256 of the canonical JSON: equal for equal content, whatever the order it was written in."""
-        stated = self.model_dump(mode="json", exclude_defaults=True)  # a field added later changes no old hash
+        stated = self.model_dump(
+            mode="json", exclude_defaults=True
+        )  # a field added later changes no old hash
         canonical = json.dumps(stated, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

@@ -98,6 +98,8 @@ def _facts(details: dict[str, Any]) -> dict[str, Any]:
         "paper": card["paper"],
         "code licence": card["code_licence"],
         "weights licence": card["weights"]["licence"],
+        "notice": card["weights"]["notice"],
+        "remark": card["weights"]["remark"],
         "revision": card["weights"]["revision"],
         "sha256": card["weights"]["sha256"],
     }

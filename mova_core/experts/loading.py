@@ -51,11 +51,16 @@ def load_expert(
             expected="isolation 'none'",
             hint='Give the pool a loader that starts it, or set isolation = "none" in its card.',
         )
-    expert = _factory(card).from_pretrained(_weights(card, beside, find), dtype=dtype, device=device)
+    expert = expert_class(card).from_pretrained(_weights(card, beside, find), dtype=dtype, device=device)
     return expert.bind(card)
 
 
-def _factory(card: ExpertCard) -> type[VisionExpert]:
+def expert_class(card: ExpertCard) -> type[VisionExpert]:
+    """The class that a card names.
+
+    Raises:
+        ExpertLoadError: it cannot be imported, or is no expert.
+    """
     factory = import_factory(card)
     if not issubclass(factory, VisionExpert):
         raise ExpertLoadError("the factory is no expert", value=card.factory, expected="a VisionExpert class")

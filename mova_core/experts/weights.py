@@ -43,13 +43,18 @@ def read_weights(path: str | Path, *, sha256: str | None = None) -> dict[str, Te
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise whatever a broken file provokes
-        raise ExpertLoadError(
-            f"weight file {str(path)!r} cannot be read; it is corrupt, cut short, or holds more than tensors",
-            value=f"{type(error).__name__}: {str(error).partition('. ')[0]}",
-            expected="a whole file of named tensors",
-            hint="Delete it and fetch it again.",
-        ) from error
+        raise unreadable(path, error) from error
     return _named_tensors(state, path)
+
+
+def unreadable(path: Path, error: Exception) -> ExpertLoadError:
+    """The error that names a weight file which a reader refused."""
+    return ExpertLoadError(
+        f"weight file {str(path)!r} cannot be read; it is corrupt, cut short, or holds more than tensors",
+        value=f"{type(error).__name__}: {str(error).partition('. ')[0]}",
+        expected="a whole file of named tensors",
+        hint="Delete it and fetch it again.",
+    )
 
 
 def check_sha256(path: Path, sha256: str) -> None:
@@ -74,15 +79,17 @@ def check_sha256(path: Path, sha256: str) -> None:
         )
 
 
-def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, source: str, assign: bool = False) -> None:
     """Fill a module with weights: every name must be there, none may be left over, every shape must fit.
 
-    The module is untouched unless everything fits. Values take the dtype and device of the module.
+    The module is untouched unless everything fits.
 
     Args:
         module: the module to fill.
         state: tensors by the module's own names.
         source: where the tensors come from, for the error.
+        assign: put the given tensors in place of the module's own, in their dtype and on their device; copies
+            the values into the module's own tensors otherwise.
 
     Raises:
         ExpertLoadError: lists missing names, surplus names and differing shapes.
@@ -94,7 +101,7 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, source: str) 
         if state[name].shape != own[name].shape
     ]
     problems = [
-        f"{len(names)} {label} ({_some(names)})"
+        f"{len(names)} {label} ({some(names)})"
         for label, names in (
             ("missing", sorted(own.keys() - state.keys())),
             ("surplus", sorted(state.keys() - own.keys())),
@@ -108,10 +115,11 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, source: str) 
             expected=f"exactly its {len(own)} tensors",
             hint="Check that the card's weights belong to its factory.",
         )
-    module.load_state_dict(dict(state), strict=True)
+    module.load_state_dict(dict(state), strict=True, assign=assign)
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
     listed = list(names)
     more = len(listed) - _NAMES_SHOWN
     return ", ".join(listed[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
@@ -124,6 +132,6 @@ def _named_tensors(state: object, path: Path) -> dict[str, Tensor]:
             return tensors
     raise ExpertLoadError(
         f"weight file {str(path)!r} holds more than named tensors",
-        value=_some(map(str, state)) if isinstance(state, Mapping) else type(state).__name__,
+        value=some(map(str, state)) if isinstance(state, Mapping) else type(state).__name__,
         expected="one flat mapping of names to tensors",
     )

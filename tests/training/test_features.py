@@ -142,7 +142,7 @@ def test_features_of_other_pictures_or_encoders_are_never_taken_for_these(
     elif other == "dtype":
         options["dtype"] = torch.bfloat16
     elif other == "base":
-        newer = base.card.model_copy(update={"weights": base.card.weights.model_copy(update={"revision": "9"})})
+        newer = base.card.model_copy(update={"title": "Another"})
         monkeypatch.setattr(base, "card", newer)
     else:
         options["pool"] = ExpertPool(
