@@ -28,7 +28,7 @@ help:
 	@echo 'make ask         answer a question about a picture (IMAGE=..., QUESTION=...)'
 	@echo 'make test        run the tests, with lint and type checks'
 	@echo 'make lint        run lint, type checks and the check of import rules only'
-	@echo 'make train-nano  train mova-nano in its three stages (about 80 minutes); repeat to resume'
+	@echo 'make train-nano  train mova-nano in its four stages (an hour and a half or more); repeat to resume'
 	@echo 'make clean       remove $(VENV) and the caches of tools'
 
 setup: $(STAMP)
@@ -65,6 +65,7 @@ train-nano: $(STAMP)
 	$(VENV)/bin/mova train align $(RECIPES)/1-align.yaml --resume $(STEPS:%=--steps %)
 	$(VENV)/bin/mova train sft $(RECIPES)/2-sft.yaml --resume $(STEPS:%=--steps %)
 	$(VENV)/bin/mova train router $(RECIPES)/3-router.yaml --resume $(STEPS:%=--steps %)
+	$(VENV)/bin/mova train router $(RECIPES)/4-router.yaml --resume $(STEPS:%=--steps %)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -16,7 +16,7 @@ from mova_nano.data.dataset import KINDS, default_assets, scene
 from mova_nano.data.scene import GRID, Mark, Question
 
 Split = Literal["train", "validation", "test"]
-SHARES = {"text": 0.30, "chart": 0.24, "objects": 0.16, "regions": 0.12, "medical": 0.10, "base": 0.08}
+SHARES = {"text": 0.24, "chart": 0.24, "objects": 0.18, "regions": 0.14, "medical": 0.12, "base": 0.08}
 """How often each kind of picture is drawn."""
 
 FUSED = GRID // 2
