@@ -13,7 +13,8 @@ from mova_core.errors import ConfigError
 from mova_core.model.assistant import Mova
 from mova_core.model.load import load
 from mova_core.routing.calibration import Calibration
-from mova_core.training.router import Choice, Choices, RouterStage, calibrate, read_domains
+from mova_core.training.choices import Choice, Choices, read_domains
+from mova_core.training.router import RouterStage, calibrate
 
 WORDINGS = {f"tiny-{name}": (f"{name} one", f"{name} two") for name in ("red", "green", "blue")}
 DOMAINS = [
