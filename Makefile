@@ -11,6 +11,7 @@
 VENV := .venv
 STAMP := $(VENV)/.set-up
 RECIPES := plugins/mova-nano/recipes
+EXPERTS := $(wildcard plugins/mova-expert-* examples/mova-expert-*)
 PYTHONS = $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python)
 
 IMAGE = examples/images/brain.png
@@ -34,8 +35,8 @@ help:
 setup: $(STAMP)
 	@echo '$(VENV) is set up.'
 
-# One pip call, mova-core first: mova-nano needs it, and no index is to be asked for it.
-$(STAMP): pyproject.toml plugins/mova-nano/pyproject.toml constraints.txt
+# One pip call, mova-core first: the plugins need it and each other, and no index is to be asked for them.
+$(STAMP): pyproject.toml plugins/mova-nano/pyproject.toml $(EXPERTS:%=%/pyproject.toml) constraints.txt
 	@if $(VENV)/bin/python -m pip --version >/dev/null 2>&1; then \
 	    echo 'Updating $(VENV): what it is made from has changed.'; \
 	else \
@@ -44,7 +45,7 @@ $(STAMP): pyproject.toml plugins/mova-nano/pyproject.toml constraints.txt
 	    "$$python" -m venv --clear $(VENV); \
 	fi
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS) \
-	    --editable '.[dev]' --editable 'plugins/mova-nano[train]'
+	    --editable '.[dev]' --editable 'plugins/mova-nano[train]' $(EXPERTS:%=--editable %)
 	@touch $@
 
 ask: $(STAMP)
