@@ -63,8 +63,39 @@ class Share:
         return max(0.0, centre - half), min(1.0, centre + half)
 
     def __str__(self) -> str:
-        low, high = self.interval
-        return f"{100 * self.value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+        return _percent(self.value, self.interval)
+
+
+@dataclass(frozen=True, slots=True)
+class MeanShare:
+    """The unweighted mean of several shares, such as one for each task, with its 95 % interval.
+
+    Args:
+        shares: of independent questions.
+    """
+
+    shares: tuple[Share, ...]
+
+    @property
+    def value(self) -> float:
+        """The mean, 0 to 1; NaN of nothing."""
+        return sum(share.value for share in self.shares) / len(self.shares) if self.shares else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """By the normal approximation at 95 %, (low, high): the variances of the shares add up."""
+        if not self.shares:
+            return math.nan, math.nan
+        variance = sum(share.value * (1 - share.value) / share.total for share in self.shares)
+        half = Z95 * math.sqrt(variance) / len(self.shares)
+        return max(0.0, self.value - half), min(1.0, self.value + half)
+
+    def __str__(self) -> str:
+        return _percent(self.value, self.interval)
+
+
+def _percent(value: float, interval: tuple[float, float]) -> str:
+    return f"{100 * value:.1f} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
 
 
 def normalised(answer: str) -> str:

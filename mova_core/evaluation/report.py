@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mova_core.evaluation.ablation import Outcome, accuracy, routing
-from mova_core.evaluation.metrics import Share
+from mova_core.evaluation.metrics import MeanShare, Share
 
 Outcomes = Mapping[str, Sequence[Outcome]]
 """By mode of routing."""
@@ -18,12 +18,20 @@ def tasks(outcomes: Outcomes) -> list[str]:
 
 
 def accuracy_table(outcomes: Outcomes) -> str:
-    """Accuracy in per cent with 95 % intervals, one row a task, one column a mode; then means over tasks."""
+    """Accuracy in per cent with 95 % intervals: a row a task and one for the mean of those that need experts.
+
+    One column a mode.
+    """
     modes = list(outcomes)
     rows = [["task", "questions", *modes]]
     for task in tasks(outcomes):
         shares = [accuracy(_of(outcomes[mode], task)) for mode in modes]
         rows.append([task, str(shares[0].total), *map(str, shares)])
+    expert = [task for task in tasks(outcomes) if _needs_experts(outcomes, task)]
+    if len(expert) > 1:
+        means = [MeanShare(tuple(accuracy(_of(outcomes[mode], t)) for t in expert)) for mode in modes]
+        total = sum(share.total for share in means[0].shares)
+        rows.append([f"mean of the {len(expert)} that need experts", str(total), *map(str, means)])
     return markdown(rows)
 
 
@@ -62,6 +70,10 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 def _of(outcomes: Sequence[Outcome], task: str) -> list[Outcome]:
     return [o for o in outcomes if o.item.task == task]
+
+
+def _needs_experts(outcomes: Outcomes, task: str) -> bool:
+    return any(o.item.experts for found in outcomes.values() for o in _of(found, task))
 
 
 def _row(name: str, share: Share) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mova_core.evaluation.metrics import Share, exact_match, normalised, route_accuracy
+from mova_core.evaluation.metrics import MeanShare, Share, exact_match, normalised, route_accuracy
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,14 @@ def test_answers_and_references_must_pair_up() -> None:
     for call in (exact_match, route_accuracy):
         with pytest.raises(ValueError):
             call(["a"], ["a", "b"])
+
+
+def test_the_mean_of_shares_weighs_each_alike_and_is_surer_than_either() -> None:
+    one, other = Share(50, 100), Share(270, 300)
+    mean = MeanShare((one, other))
+    assert mean.value == pytest.approx(0.7)
+    low, high = mean.interval
+    # by hand: sqrt(.5 * .5 / 100 + .9 * .1 / 300) / 2 * 1.96
+    assert (low, high) == pytest.approx((0.7 - 0.05186, 0.7 + 0.05186), abs=1e-4)
+    assert str(MeanShare((Share(1, 1),))) == "100.0 (100.0 to 100.0)"
+    assert math.isnan(MeanShare(()).value)

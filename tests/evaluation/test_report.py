@@ -35,9 +35,14 @@ def test_accuracy_has_a_row_for_each_task_and_a_column_for_each_mode() -> None:
     head, rule, *rows = cells(accuracy_table(OUTCOMES))
     assert head == ["task", "questions", "learned", "none"]
     assert rule == ["---"] * 4
-    assert [row[:2] for row in rows] == [["paint", "2"], ["sky", "1"]]
+    assert [row[:2] for row in rows] == [
+        ["paint", "2"],
+        ["sky", "1"],
+        ["mean of the 2 that need experts", "3"],
+    ]
     assert [cell.split()[0] for cell in rows[0][2:]] == ["50.0", "0.0"]
     assert rows[1][2] == rows[1][3] == "100.0 (20.7 to 100.0)"
+    assert [cell.split()[0] for cell in rows[2][2:]] == ["75.0", "50.0"]
 
 
 def test_routing_is_told_by_task_and_by_wording() -> None:
