@@ -6,7 +6,8 @@ Fenced blocks of the README and of `docs/` are run in order, each document in a 
 - `python`: a script;
 - any block with a path after its language, such as "toml cards/my.toml": a file, written before what follows.
 
-A block below `<!-- not run: reason -->` is not run. What it says to type is checked all the same.
+A block below `<!-- not run: reason -->` is not run. What it says to type is checked all the same. A block below
+`<!-- from: path -->` is part of that file, word for word.
 """
 
 from __future__ import annotations
@@ -77,6 +78,13 @@ def typed(document: Path, program: str) -> list[str]:
     lines = [command for block in blocks(document) for command in block.commands]
     found = [re.search(rf"(?:^|[\s=]){program} .*", line) for line in lines]
     return [*spans, *(match[0].strip() for match in found if match)]
+
+
+@pytest.mark.parametrize("document", READ, ids=str)
+def test_quoted_code_stands_in_its_file(document: Path) -> None:
+    for match in FENCE.finditer(document.read_text(encoding="utf-8")):
+        if quoted := re.search(r"<!-- from: (\S+) -->", match["above"]):
+            assert match["text"] in (ROOT / quoted[1]).read_text(encoding="utf-8"), match["text"]
 
 
 @pytest.fixture
