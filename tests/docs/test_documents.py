@@ -6,8 +6,8 @@ Fenced blocks of the README and of `docs/` are run in order, each document in a 
 - `python`: a script;
 - any block with a path after its language, such as "toml cards/my.toml": a file, written before what follows.
 
-A block below `<!-- not run: reason -->` is not run. What it says to type is checked all the same. A block below
-`<!-- from: path -->` is part of that file, word for word.
+A block below `<!-- not run: reason -->` is not run. What it says to type is checked all the same.
+A block below `<!-- from: path -->` is part of that file, word for word.
 """
 
 from __future__ import annotations
