@@ -86,3 +86,7 @@ class CheckpointError(MovaError):
 
 class PartsError(MovaError):
     """A model's parts could not be fetched, verified or stored."""
+
+
+class InstallError(MovaError):
+    """A distribution could not be installed or removed, or nobody vouches for its name."""

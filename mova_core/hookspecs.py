@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pluggy
 
 from mova_core.cards.entries import Entry, entries
-from mova_core.errors import ConfigError
+from mova_core.errors import ConfigError, MovaError
 
 if TYPE_CHECKING:
     import typer
@@ -52,12 +52,42 @@ class MovaHooks(Protocol):
         """Metrics that evaluations can ask for by name: from answers and references to one number."""
 
     @hookspec
+    def mova_notes(self) -> Mapping[str, str]:
+        """What `mova doctor` is to say of what is optional, by name, such as a library that is absent."""
+
+    @hookspec
     def mova_on_route(self, questions: Sequence[str], routes: Sequence[Route]) -> None:
         """Called when a batch is routed, before its experts run."""
 
     @hookspec
     def mova_after_fuse(self, routes: Sequence[Route], output: FusionOutput) -> None:
         """Called when a batch is fused, before the language model reads it."""
+
+    @hookspec(firstresult=True)
+    def mova_card(
+        self,
+        source: str,
+        id: str | None,
+        descriptions: Sequence[str],
+        example_questions: Sequence[str],
+        title: str | None,
+    ) -> Mapping[str, Any] | None:
+        """A card for weights that a class of this plugin can read, for `mova experts add`.
+
+        Args:
+            source: `timm:NAME`, `hf:OWNER/NAME`, or `file:PATH` with an absolute path.
+            id: the expert's name; None leaves it to the plugin.
+            descriptions: what the router is to be told.
+            example_questions: questions it helps with.
+            title: it in a few words; None leaves it to the plugin.
+
+        Returns:
+            The card as its TOML file has it, `{"expert": {...}, "input": {...}, ...}`, where None stands for
+            an entry that is left out; None for a source that is another plugin's.
+
+        Raises:
+            MovaError: the source is the plugin's, and no card can be made of it.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +120,7 @@ class Hooks:
     problems: list[HookProblem] = field(default_factory=list)
 
     def collect(self, hook: str) -> dict[str, Any]:
-        """What all plugins together bring for `mova_commands`, `mova_routers` or `mova_metrics`, by name.
+        """What all plugins together bring for a hook that gives things by name.
 
         A plugin that fails here, or brings a name that another one has, becomes a problem; the others count.
         """
@@ -106,6 +136,28 @@ class Hooks:
                 self._report(plugin, f"{hook} brings {taken}, which another plugin brings, too")
             found = {**brought, **found}
         return found
+
+    def card(self, **given: Any) -> Mapping[str, Any] | None:
+        """The card that the first plugin, by name, makes of a source; a plugin that fails becomes a problem.
+
+        Args:
+            given: the arguments of `mova_card`.
+
+        Raises:
+            MovaError: the source is a plugin's, and no card can be made of it.
+        """
+        for implementation in sorted(self.manager.hook.mova_card.get_hookimpls(), key=_name):
+            try:
+                made: Any = implementation.function(*(given[name] for name in implementation.argnames))
+            except MovaError:
+                raise
+            except Exception as error:  # a plugin may fail in any way
+                self._report(implementation.plugin_name, f"mova_card failed: {type(error).__name__}: {error}")
+                continue
+            if made is not None:
+                card: dict[str, Any] = dict(made)
+                return card
+        return None
 
     def _report(self, plugin: str, problem: str) -> None:
         self.problems.append(HookProblem(plugin, self.owners[plugin], problem))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mova_core.cards.entries import Entry, card_path, entries, package_spec
+from mova_core.cards.environments import environment_problem, how_to_make
 from mova_core.cards.manifest import IncompatibleCardError, read_expert_card, read_model_card
 from mova_core.cards.records import USER, ExpertRecord, ModelRecord
 from mova_core.cards.requirements import unmet
@@ -38,7 +39,7 @@ def discover() -> list[ExpertRecord]:
         CardError: MOVA_STRICT_PLUGINS is "1" and an expert has a problem.
     """
     found = [_installed_expert(entry) for entry in entries(EXPERTS)]
-    found += [_user_expert(path) for path in _user_cards()]
+    found += [user_expert(path) for path in _user_cards()]
     return _strict(settle(_without_disabled(found)))
 
 
@@ -93,6 +94,8 @@ def _installed_expert(entry: Entry) -> ExpertRecord:
     except CardError as error:
         return _unusable(record, error)
     record = replace(record, card=card)
+    if card.isolation == "process":
+        return _with_environment(record)
     if missing := unmet(entry.owner.requires):
         wanted = " ".join(f'"{text}"' for text in missing)
         return _lacking(record, f"needs {', '.join(missing)}", f"pip install {wanted}")
@@ -113,13 +116,15 @@ def _installed_model(entry: Entry) -> ModelRecord:
     return replace(record, card=card)
 
 
-def _user_expert(path: Path) -> ExpertRecord:
+def user_expert(path: Path) -> ExpertRecord:
+    """The record of a card file that no distribution brings, usable or not."""
     record = ExpertRecord(path.stem, "ok", distribution=USER, source=path)
     try:
         card = read_expert_card(path)
     except CardError as error:
         return _unusable(record, error)
-    return _with_factory(replace(record, id=card.id, card=card))
+    record = replace(record, id=card.id, card=card)
+    return _with_environment(record) if card.isolation == "process" else _with_factory(record)
 
 
 def _source(entry: Entry) -> Path:
@@ -159,6 +164,16 @@ def _with_factory(record: ExpertRecord) -> ExpertRecord:
     if package_spec(package):
         return record
     return _lacking(record, f"needs the package {package}", f"Install what brings {package}.")
+
+
+def _with_environment(record: ExpertRecord) -> ExpertRecord:
+    """Look whether an expert that runs in a process of its own has an environment for it.
+
+    What it requires counts there and not here.
+    """
+    if record.card and (problem := environment_problem(record.card, record.version)):
+        return _lacking(record, problem, how_to_make(record.card))
+    return record
 
 
 def _user_cards() -> list[Path]:

@@ -64,7 +64,7 @@ def entries(group: str) -> Iterator[Entry]:
     """Yield the entry points of a group. Of two distributions of one name the first on `sys.path` counts."""
     seen: set[str] = set()
     for distribution in metadata.distributions():
-        text = distribution.read_text("entry_points.txt")
+        text = _text(distribution, "entry_points.txt")
         if not text or group not in text:
             continue
         owner = _owner(distribution)
@@ -82,9 +82,17 @@ def entries(group: str) -> Iterator[Entry]:
                 yield Entry(name, value.strip(), owner)
 
 
+def _text(distribution: metadata.Distribution, file: str) -> str:
+    """A file of the metadata, empty if it is not there; bytes that are no UTF-8 are replaced."""
+    try:
+        return distribution.read_text(file) or ""
+    except UnicodeDecodeError as error:
+        return error.object.decode(errors="replace")
+
+
 def _owner(distribution: metadata.Distribution) -> Owner:
     """Read once from the metadata's headers; its body, often long, is not parsed."""
-    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    text = _text(distribution, "METADATA") or _text(distribution, "PKG-INFO")
     headers = HeaderParser().parsestr(text)
     name = re.sub(r"[-_.]+", "-", headers["Name"] or "unnamed").lower()
     return Owner(name, headers["Version"] or "", tuple(headers.get_all("Requires-Dist") or ()))

@@ -35,11 +35,15 @@ def read_expert_card(path: Path) -> ExpertCard:
     document = read_document(path, "expert")
     _check_api_version(document["expert"], path)
     card = validated(ExpertCard, document, main="expert", path=path)
-    name = re.compile(rf"(?<![a-z0-9]){re.escape(card.id)}(?![a-z0-9])")
-    for number, words in enumerate(card.descriptions, start=1):
-        if name.search(words.lower()):
-            warn(f"{path}: description {number} names the expert; the router must not see {card.id!r}")
+    for number in descriptions_naming(card):
+        warn(f"{path}: description {number} names the expert; the router must not see {card.id!r}")
     return card
+
+
+def descriptions_naming(card: ExpertCard) -> list[int]:
+    """Numbers, from 1, of the descriptions in which a card names its expert."""
+    name = re.compile(rf"(?<![a-z0-9]){re.escape(card.id)}(?![a-z0-9])")
+    return [number for number, words in enumerate(card.descriptions, start=1) if name.search(words.lower())]
 
 
 def read_model_card(path: Path) -> ModelCard:

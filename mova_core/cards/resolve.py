@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mova_core.cards.discovery import discover
+from mova_core.cards.environments import how_to_make, import_problem
 from mova_core.cards.records import ExpertRecord, Status
 from mova_core.errors import CardError, ExpertLoadError, UnknownExpertError
 
@@ -92,6 +93,8 @@ def checked(record: ExpertRecord) -> ExpertRecord:
     """The record after importing its factory: now "import-failed" or "missing-dependency" if that failed."""
     if record.card is None or record.status not in ("ok", "conflict"):
         return record
+    if record.card.isolation == "process":
+        return _checked_in_its_environment(record, record.card)
     try:
         with redirect_stdout(sys.stderr):  # what a module prints while it is imported is no output of ours
             import_factory(record.card)
@@ -100,3 +103,12 @@ def checked(record: ExpertRecord) -> ExpertRecord:
         status: Status = "missing-dependency" if missing else "import-failed"
         return replace(record, status=status, problem=error.message, hint=error.hint or "")
     return record
+
+
+def _checked_in_its_environment(record: ExpertRecord, card: ExpertCard) -> ExpertRecord:
+    problem = import_problem(card)
+    return (
+        replace(record, status="import-failed", problem=problem, hint=how_to_make(card))
+        if problem
+        else record
+    )

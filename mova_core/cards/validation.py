@@ -22,14 +22,14 @@ Place = tuple[str | int, ...]
 """Where a value is: field names, and positions in lists."""
 
 
-def validated(kind: type[S], document: dict[str, Any], *, main: str, path: Path) -> S:
+def validated(kind: type[S], document: dict[str, Any], *, main: str, path: Path | str) -> S:
     """Build a `kind` from a document; unknown keys are dropped with a warning.
 
     Args:
         kind: the spec to build.
         document: the parsed TOML; not modified.
         main: name of the main table.
-        path: the file, for messages.
+        path: the file, or where else the document is from, for messages.
 
     Raises:
         CardError: a key is missing, misplaced or wrong; names file and key.
@@ -49,21 +49,30 @@ def validated(kind: type[S], document: dict[str, Any], *, main: str, path: Path)
         raise _card_error(error, kind, main, tables, path) from error
 
 
-def _warn_unknown(path: Path, shown: str, name: str, known: list[str]) -> None:
+def _warn_unknown(path: Path | str, shown: str, name: str, known: list[str]) -> None:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     warn(f"{path}: unknown key `{shown}`" + (f"; did you mean `{near[0]}`?" if near else ""))
 
 
-def _spec_inside(annotation: Any) -> type[Spec] | None:
-    """The `Spec` class of an annotation `X`, `X | None` or `tuple[X, ...]`."""
-    for candidate in (annotation, *typing.get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, Spec):
-            return candidate
-    return None
+def _specs_inside(annotation: Any) -> list[type[Spec]]:
+    """The `Spec` classes of `X`, `X | None`, `tuple[X, ...]`, or a union told apart by `kind`."""
+    candidates = (annotation, *typing.get_args(annotation))
+    return [found for found in candidates if isinstance(found, type) and issubclass(found, Spec)]
+
+
+def _spec_inside(annotation: Any, value: Any) -> type[Spec] | None:
+    """The `Spec` class that a value of this annotation is meant to be."""
+    specs = _specs_inside(annotation)
+    if len(specs) > 1 and isinstance(value, dict):
+        wanted = value.get("kind")
+        specs = [
+            spec for spec in specs if wanted in typing.get_args(spec.model_fields["kind"].annotation)
+        ] or specs
+    return specs[0] if specs else None
 
 
 def _is_table(annotation: Any) -> bool:
-    return _spec_inside(annotation) is not None or typing.get_origin(annotation) is dict
+    return bool(_specs_inside(annotation)) or typing.get_origin(annotation) is dict
 
 
 def _unknown(kind: type[Spec], data: Any, place: Place = ()) -> Iterator[tuple[Place, list[str]]]:
@@ -76,7 +85,7 @@ def _unknown(kind: type[Spec], data: Any, place: Place = ()) -> Iterator[tuple[P
             field = kind.model_fields.get(key)
             if field is None:
                 yield (*place, key), list(kind.model_fields)
-            elif inner := _spec_inside(field.annotation):
+            elif inner := _spec_inside(field.annotation, value):
                 yield from _unknown(inner, value, (*place, key))
 
 
@@ -89,7 +98,7 @@ def _without_unknown(kind: type[Spec], data: Any) -> Any:
     kept = {}
     for key, value in data.items():
         if field := kind.model_fields.get(key):
-            inner = _spec_inside(field.annotation)
+            inner = _spec_inside(field.annotation, value)
             kept[key] = _without_unknown(inner, value) if inner else value
     return kept
 
@@ -109,20 +118,20 @@ def _in_file(place: Place, main: str, tables: set[str]) -> str:
 def _field_place(kind: type[Spec], location: Place) -> Place:
     """Pydantic's location without the names of union branches and of dict keys."""
     place: list[str | int] = []
-    inside: type[Spec] | None = kind
+    inside: list[type[Spec]] = [kind]
     for step in location:
         if isinstance(step, int):
             place.append(step)
-        elif inside is not None and step in inside.model_fields:
+        elif field := next((spec.model_fields[step] for spec in inside if step in spec.model_fields), None):
             place.append(step)
-            inside = _spec_inside(inside.model_fields[step].annotation)
+            inside = _specs_inside(field.annotation)
         elif len(place) == 1 and typing.get_origin(kind.model_fields[str(place[0])].annotation) is dict:
             place.append(step)
     return tuple(place)
 
 
 def _card_error(
-    error: ValidationError, kind: type[Spec], main: str, tables: set[str], path: Path
+    error: ValidationError, kind: type[Spec], main: str, tables: set[str], path: Path | str
 ) -> CardError:
     """The first wrong key, with all that is wrong with it; the others are counted."""
     by_place: dict[Place, list[Any]] = {}
@@ -132,6 +141,13 @@ def _card_error(
     key = _in_file(place, main, tables)
     more = f" (and {len(by_place) - 1} more)" if len(by_place) > 1 else ""
     first = problems[0]
+    if first["type"] == "union_tag_not_found":
+        return CardError(f"{path}: key `{key} kind` is missing{more}")
+    if first["type"] == "union_tag_invalid":
+        tags = first["ctx"]
+        return CardError(
+            f"{path}: `{key} kind` is wrong{more}", value=tags["tag"], expected=tags["expected_tags"]
+        )
     if first["type"] == "missing":
         what = "table" if len(place) == 1 and place[0] in tables else "key"
         return CardError(f"{path}: {what} `{key}` is missing{more}")

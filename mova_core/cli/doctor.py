@@ -18,7 +18,7 @@ from mova_core.cards.resolve import checked
 from mova_core.cards.warning import CardWarning
 from mova_core.cli.machine import cache_folder, environment
 from mova_core.cli.on_disk import weight_sources
-from mova_core.hookspecs import load_hooks
+from mova_core.hookspecs import Hooks, load_hooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,11 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
     """Check this environment and say how to mend it. Exits with 1 if there is a problem."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CardWarning)
-        problems = [*_requirements(), *_cache(), *_experts(), *_models(), *_plugins()]
-    notes = list(
-        dict.fromkeys(str(note.message) for note in caught if issubclass(note.category, CardWarning))
-    )
+        hooks = load_hooks()
+        told = [f"{name}: {text}" for name, text in hooks.collect("mova_notes").items()]
+        problems = [*_requirements(), *_cache(), *_experts(), *_models(), *_plugins(hooks)]
+    warned = [str(note.message) for note in caught if issubclass(note.category, CardWarning)]
+    notes = list(dict.fromkeys([*warned, *told]))
     facts = environment()
     if as_json:
         report = {"environment": facts, "problems": [asdict(p) for p in problems], "notes": notes}
@@ -98,8 +99,7 @@ def _models() -> list[Problem]:
     return problems
 
 
-def _plugins() -> list[Problem]:
-    hooks = load_hooks()
+def _plugins(hooks: Hooks) -> list[Problem]:
     for hook in ("mova_commands", "mova_routers", "mova_metrics"):
         hooks.collect(hook)
     return [

@@ -113,3 +113,26 @@ def _plain(value: Any) -> str:
 
 def _listed(title: str, items: list[str]) -> list[str]:
     return ["", title, *(f"  - {item}" for item in items)] if items else []
+
+
+def print_routability(rows: list[dict[str, Any]]) -> None:
+    """Print how often each expert is routed to, and which sibling is taken for it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("ID", "OWN QUESTIONS", "OTHERS' QUESTIONS", "CHOSEN IN ITS PLACE"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        sibling = f"{row['confused_with']} ({row['confused']})" if row["confused_with"] else "-"
+        table.add_row(row["expert"], _share(row["own"]), _share(row["others"]), sibling)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 200  # a pipe has no width; its reader wants whole cells
+    console.print(table)
+
+
+def _share(share: dict[str, Any]) -> str:
+    if share["share"] is None:
+        return "none given"
+    return f"{share['share']:.0%} ({share['chosen']} of {share['asked']})"

@@ -10,6 +10,7 @@ import typer
 from mova_core.cards.discovery import card_directory, discover
 from mova_core.cards.records import ExpertRecord, Status
 from mova_core.cards.resolve import checked, find_expert
+from mova_core.cli import authoring, freeze, install, isolate, search
 from mova_core.cli.expert_text import description, print_table
 from mova_core.errors import ConfigError
 
@@ -88,3 +89,7 @@ def summary(record: ExpertRecord) -> dict[str, Any]:
         "problem": record.problem or None,
         "hint": record.hint or None,
     }
+
+
+for part in (search, install, freeze, isolate, authoring):
+    app.add_typer(part.app)

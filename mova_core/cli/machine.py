@@ -28,7 +28,7 @@ def environment() -> dict[str, str]:
 
 def cache_folder() -> Path:
     """Where fetched parts of models are kept."""
-    from mova_core.model.parts.store import cache_root
+    from mova_core.cards.folders import cache_root
 
     return cache_root()
 

@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit code: 0 fine, 1 problems found, 2 an error, which stands in one line on stderr.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    # pydantic looks for plugins of its own, and fails where the entry points of any distribution are broken.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     with warnings.catch_warnings():
         warnings.showwarning = _shown_plainly(warnings.showwarning)
         return _flushed(_run(arguments))

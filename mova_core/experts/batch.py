@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
@@ -30,7 +30,7 @@ class ImageBatch:
         pictures = [load_image(image) for image in images]
         self.digests = tuple(image_digest(picture) for picture in pictures)
         self._pictures = dict(zip(self.digests, pictures, strict=True))
-        self._streams: dict[tuple[Callable[..., Tensor], str], dict[str, Tensor]] = {}
+        self._streams: dict[tuple[object, str], dict[str, Tensor]] = {}
 
     def stream(self, expert: VisionExpert, digests: Sequence[str]) -> Tensor:
         """The expert's stream for some pictures of the batch.
@@ -47,7 +47,7 @@ class ImageBatch:
         Raises:
             ExpertRunError: `preprocess` gave another number of rows than pictures.
         """
-        ready = self._streams.setdefault((type(expert).preprocess, expert.stream.hash), {})
+        ready = self._streams.setdefault((expert.prepared_by, expert.stream.hash), {})
         missing = [digest for digest in digests if digest not in ready]
         if missing:
             rows = expert.preprocess([self._pictures[digest] for digest in missing])

@@ -14,6 +14,7 @@ from mova_core.cards.card import ExpertCard
 from mova_core.cards.resolve import import_factory
 from mova_core.cards.weights import locate
 from mova_core.errors import ExpertLoadError
+from mova_core.experts.isolation.proxy import IsolatedExpert
 from mova_core.experts.protocol import VisionExpert
 from mova_core.experts.weights import check_sha256
 
@@ -39,19 +40,16 @@ def load_expert(
         find: where `part:` and `https:` sources were put.
 
     Returns:
-        The expert, bound to its card.
+        The expert, bound to its card; for isolation "process", what stands for it here.
 
     Raises:
-        ExpertLoadError: the factory cannot be imported, or the weights are absent or corrupt.
+        ExpertLoadError: the factory cannot be imported, the weights are absent or corrupt, or the card asks
+            for a process of its own whose environment is not there.
     """
+    weights = _weights(card, beside, find)
     if card.isolation == "process":
-        raise ExpertLoadError(
-            "the card asks for a process of its own",
-            value="isolation 'process'",
-            expected="isolation 'none'",
-            hint='Give the pool a loader that starts it, or set isolation = "none" in its card.',
-        )
-    expert = expert_class(card).from_pretrained(_weights(card, beside, find), dtype=dtype, device=device)
+        return IsolatedExpert.start(card, weights, dtype=dtype, device=device)
+    expert = expert_class(card).from_pretrained(weights, dtype=dtype, device=device)
     return expert.bind(card)
 
 

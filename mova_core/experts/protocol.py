@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import chain
 from typing import Self
 
 import torch
@@ -86,6 +87,16 @@ class VisionExpert(nn.Module, ABC):
             A float32 tensor on the CPU with one row a picture; [b, 3, h, w] for kind "pixels".
         """
         return stream_tensor(images, self.stream)
+
+    @property
+    def prepared_by(self) -> object:
+        """What prepares its pictures: experts for whom it is equal, and their streams, share tensors."""
+        return type(self).preprocess
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its parameters and buffers, shared ones counted once, wherever they are."""
+        return sum(t.numel() * t.element_size() for t in chain(self.parameters(), self.buffers()))
 
     def bind(self, card: ExpertCard) -> Self:
         """Attach the card this expert was loaded for; from then on the card's stream is the expert's."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from itertools import chain
 from threading import RLock
 from typing import Final, Protocol
 
 import torch
-from torch import nn
 
 from mova_core.cards.card import ExpertCard
 from mova_core.cards.warning import warn
@@ -28,11 +26,6 @@ class Progress(Protocol):
 
 def silent(message: str) -> None:
     """The default `Progress`: prints nothing."""
-
-
-def memory_of(module: nn.Module) -> int:
-    """Bytes of a module's parameters and buffers, shared ones counted once."""
-    return sum(t.numel() * t.element_size() for t in chain(module.parameters(), module.buffers()))
 
 
 def expected_memory(card: ExpertCard, dtype: torch.dtype) -> int:
@@ -109,7 +102,7 @@ class ExpertShelf:
             expert.to(device=self._device, dtype=self._dtype).eval().requires_grad_(False)
         except Exception as error:  # a plugin's code may raise anything; the expert's name belongs to it
             raise _load_error(card, error) from error
-        actual = memory_of(expert)
+        actual = expert.nbytes
         self._make_room(card, actual)
         self._experts[card.id] = expert
         self._bytes[card.id] = actual

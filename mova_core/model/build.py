@@ -33,6 +33,13 @@ def load_base(id: str, *, dtype: torch.dtype, device: torch.device) -> VisionExp
         raise ExpertLoadError(
             "this expert is no base encoder", value=id, expected='a card with role = "base"'
         )
+    if record.card.isolation == "process":
+        raise ExpertLoadError(
+            "a model's base encoder runs in the model's own process",
+            value="isolation 'process'",
+            expected="isolation 'none'",
+            hint=f"Change the card of {id}.",
+        )
     beside = record.source.parent if record.source else None
     expert = load_expert(record.card, device=device, dtype=dtype, beside=beside, find=find_weights)
     return expert.eval().requires_grad_(False)

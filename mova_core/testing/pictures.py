@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 SIZES = ((123, 457), (640, 333), (1, 1), (224, 224))
 """(width, height) of pictures that every expert must take."""
@@ -26,6 +26,15 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
         axis=2,
     )
     return Image.fromarray(pixels.astype(np.uint8))
+
+
+def printed(words: str) -> Image.Image:
+    """Words in black on white, for experts that see nothing else."""
+    font = ImageFont.load_default()
+    left, top, right, bottom = font.getbbox(words)
+    page = Image.new("RGB", (int(right - left) + 16, int(bottom - top) + 16), "white")
+    ImageDraw.Draw(page).text((8 - left, 8 - top), words, "black", font)
+    return page.resize((page.width * 4, page.height * 4), Image.Resampling.BICUBIC)
 
 
 def some_pictures() -> list[Image.Image]:

@@ -25,8 +25,17 @@ ROWS = 2_000
 
 
 def recorded_streams(expert: VisionExpert) -> dict[str, Tensor]:
-    """By size of picture: values of its stream, at most `ROWS`, evenly spread, float32."""
-    streams = expert.preprocess(some_pictures()).flatten(1)  # [b, values]
+    """What an expert makes of `some_pictures()`, as it is recorded."""
+    return kept_values(expert.preprocess(some_pictures()))
+
+
+def kept_values(streams: Tensor) -> dict[str, Tensor]:
+    """By size of picture: values of its stream, at most `ROWS`, evenly spread, float32.
+
+    Args:
+        streams: of `some_pictures()`, one row each.
+    """
+    streams = streams.flatten(1)  # [b, values]
     step = max(1, -(-streams.shape[1] // ROWS))
     return {f"{w}x{h}": row[::step].clone() for (w, h), row in zip(SIZES, streams, strict=True)}
 

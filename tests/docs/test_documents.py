@@ -39,6 +39,9 @@ FENCE = re.compile(
 )
 
 
+STILL = re.compile("<!-- (not run|from):")
+
+
 @dataclass(frozen=True)
 class Block:
     """A fenced block: its language, the file it is to become, its text, and whether it may run."""
@@ -67,7 +70,7 @@ class Block:
 def blocks(document: Path) -> list[Block]:
     found = FENCE.finditer(document.read_text(encoding="utf-8"))
     return [
-        Block(match["language"], match["path"] or "", match["text"], "<!-- not run:" not in match["above"])
+        Block(match["language"], match["path"] or "", match["text"], not STILL.search(match["above"]))
         for match in found
     ]
 

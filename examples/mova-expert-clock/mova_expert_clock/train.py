@@ -53,7 +53,7 @@ def train(steps: int, batch: int = 64, rate: float = 2e-3) -> ClockReader:
         hour, minute = reader(streams)
         loss = F.cross_entropy(hour, hours) + F.cross_entropy(minute, minutes)
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
         optimiser.step()
         schedule.step()

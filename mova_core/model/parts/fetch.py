@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from mova_core.cards.discovery import discover_models
+from mova_core.cards.folders import cache_root
 from mova_core.cards.models import PartSpec
 from mova_core.errors import MovaError, PartsError
 from mova_core.model.parts import store
@@ -42,7 +43,7 @@ def ensure(part: PartSpec, *, progress: Progress | None = None, thorough: bool =
         raise _missing(part.id)
     shown = progress or SilentProgress()
     with (
-        writing(store.cache_root()),
+        writing(cache_root()),
         store.locked(part, lambda: shown.say(f"{part.id}: waiting for another process that is fetching it")),
     ):
         return store.stored(part, thorough=thorough) or _make(part, shown)
@@ -67,7 +68,7 @@ def _missing(part_id: str) -> PartsError:
     models = [record.id for record in discover_models() if part_id in {part.id for part in record.parts}]
     command = f"mova models pull {models[0] if models else 'MODEL'}"
     return PartsError(
-        f"model part {part_id} is not in the cache {store.cache_root()}, or incomplete",
+        f"model part {part_id} is not in the cache {cache_root()}, or incomplete",
         hint=f"Run `{command}` once with a network and without MOVA_OFFLINE.",
     )
 
@@ -76,7 +77,7 @@ def _make(part: PartSpec, progress: Progress) -> Path:
     """Fetch, unpack, convert and publish; the caller holds the lock."""
     how = conversion(part.convert)
     archive = store.downloaded(part)
-    require_space(store.cache_root(), int(part.size_bytes * (1 + _UNPACKED_GROWTH + how.growth)))
+    require_space(cache_root(), int(part.size_bytes * (1 + _UNPACKED_GROWTH + how.growth)))
     _fetch(part, archive, progress)
     with store.workshop(part) as place:
         source, made = place / "source", place / "made"

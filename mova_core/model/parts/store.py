@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mova_core.cards.folders import cache_root
 from mova_core.cards.models import PartSpec
 
 MANIFEST = "part.json"
@@ -50,14 +51,6 @@ class Manifest(BaseModel):
         """Whether this is what `part` asks for."""
         same_member = self.member.rstrip("/") == part.member.rstrip("/")
         return same_member and (self.sha256, self.convert) == (part.sha256, part.convert)
-
-
-def cache_root() -> Path:
-    """The cache folder: the environment variable MOVA_CACHE, or the user's cache folder of this system."""
-    from platformdirs import user_cache_path
-
-    chosen = os.environ.get("MOVA_CACHE")
-    return Path(chosen).expanduser().absolute() if chosen else user_cache_path("mova", appauthor=False)
 
 
 def part_folder(part: PartSpec) -> Path:
