@@ -19,3 +19,7 @@ class TestObjects(ExpertConformance):
 
 class TestRegions(ExpertConformance):
     expert = "nano-regions"
+
+
+class TestBase(ExpertConformance):
+    expert = "nano-base"
