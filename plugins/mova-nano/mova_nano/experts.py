@@ -78,7 +78,7 @@ class NanoExpert(VisionExpert):
 
     @classmethod
     def from_pretrained(cls, source: str, *, dtype: torch.dtype, device: torch.device) -> Self:
-        """Reads what `mova train expert` wrote.
+        """Reads what `mova nano experts` wrote.
 
         Args:
             source: a safetensors file.
