@@ -7,7 +7,7 @@ so the order of the ids is all that is needed to go either way; no number change
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isqrt
 from typing import NamedTuple
 
@@ -57,12 +57,80 @@ _TAIL = {
     "mlp.0": "projector.0",
     "mlp.2": "projector.2",
 }
-_TEXT = "text_encoder."
+TEXT = "text_encoder."
+"""Prefix of the text encoder's weights within a released adapter."""
 _ROTARY = re.compile(r"blocks\.\d+\.(self_attn|cross_attn\.\d+)\.rope\.freqs_(cos|sin)")
 _GATE = re.compile(r"blocks\.(\d+)\.gate\.2\.(weight|bias)")
 _ROW = re.compile(r"layers\.(\d+)\.gate\.(weight|bias)")
 _TABLE_TOLERANCE = 2.0**-8
 """Stored tables may have been rounded to bfloat16."""
+
+
+class Owned(NamedTuple):
+    """Where a tensor of a released adapter, or one row of it, belongs.
+
+    Args:
+        owner: the expert whose pack it goes to; None for the core.
+        name: its name there.
+        row: the one row of the released tensor that is meant; None for all of it.
+    """
+
+    owner: str | None
+    name: str
+    row: int | None = None
+
+
+class ReleaseNames:
+    """The owners of a released adapter's weights, by the release's names.
+
+    Args:
+        depth: blocks of the adapter.
+        expert_ids: our ids of its experts, in the release's order.
+    """
+
+    def __init__(self, depth: int, expert_ids: Sequence[str]) -> None:
+        self._ids = tuple(expert_ids)
+        names = tuple(_names(depth, expert_ids))
+        self._stems = {theirs: (owner, ours) for theirs, owner, ours in names}
+        self._ours = {(owner, ours): theirs for theirs, owner, ours in names}
+
+    def owners(self, key: str) -> tuple[Owned, ...]:
+        """Whose the weight of that name is: one owner, or for a gate matrix every expert with its row.
+
+        Nothing for a name that is no weight of the adapter, such as a rotary table's.
+        """
+        if key == "pos_embed":
+            return (Owned(None, "position"),)
+        if gate := _GATE.fullmatch(key):
+            name = f"layers.{gate[1]}.gate.{gate[2]}"
+            return tuple(Owned(id, name, row) for row, id in enumerate(self._ids))
+        stem, _, leaf = key.rpartition(".")
+        if stem not in self._stems:
+            return ()
+        owner, ours = self._stems[stem]
+        return (Owned(owner, f"{ours}.{leaf}"),)
+
+    def released(self, owner: str | None, name: str) -> str:
+        """The release's name of a weight of the core (None) or of an expert's pack.
+
+        Raises:
+            CheckpointError: the release has none for it.
+        """
+        if owner is None and name == "position":
+            return "pos_embed"
+        if owner is not None and (row := _ROW.fullmatch(name)):
+            return f"blocks.{row[1]}.gate.2.{row[2]}"
+        stem, _, leaf = name.rpartition(".")
+        if (owner, stem) not in self._ours:
+            raise CheckpointError(
+                "a released adapter has no name for this weight", value=f"{owner or 'core'}: {name}"
+            )
+        return f"{self._ours[owner, stem]}.{leaf}"
+
+
+def is_rotary(key: str) -> bool:
+    """Whether that is the name of a rotary table in a released adapter."""
+    return _ROTARY.fullmatch(key) is not None
 
 
 class AdapterParts(NamedTuple):
@@ -96,26 +164,31 @@ def from_release(state: Mapping[str, Tensor], expert_ids: Sequence[str]) -> Adap
         CheckpointError: for a name that is not known, a gate with another number of experts, or rotary tables
             that are not those of the method.
     """
-    names = {theirs: (owner, ours) for theirs, owner, ours in _names(_depth(state), expert_ids)}
+    names = ReleaseNames(adapter_depth(state), expert_ids)
     parts = AdapterParts({}, {id: {} for id in expert_ids}, {}, {})
     for key, tensor in state.items():
-        stem, _, leaf = key.rpartition(".")
-        if gate := _GATE.fullmatch(key):
-            _split_gate(parts.packs, tensor, f"layers.{gate[1]}.gate.{gate[2]}")
-        elif _ROTARY.fullmatch(key):
-            parts.rotary[key] = _checked_table(key, tensor)
-        elif key.startswith(_TEXT):
-            parts.text[key.removeprefix(_TEXT)] = tensor
-        elif key == "pos_embed":
-            parts.core["position"] = tensor
-        elif stem in names:
-            owner, ours = names[stem]
-            (parts.core if owner is None else parts.packs[owner])[f"{ours}.{leaf}"] = tensor
+        if is_rotary(key):
+            parts.rotary[key] = checked_table(key, tensor)
+        elif key.startswith(TEXT):
+            parts.text[key.removeprefix(TEXT)] = tensor
         else:
-            raise CheckpointError(
-                f"not a weight of a released adapter with {len(expert_ids)} experts", value=key
-            )
+            _hand_out(parts, names.owners(key), key, tensor)
     return parts
+
+
+def _hand_out(parts: AdapterParts, owners: Sequence[Owned], key: str, tensor: Tensor) -> None:
+    if not owners:
+        raise CheckpointError(
+            f"not a weight of a released adapter with {len(parts.packs)} experts", value=key
+        )
+    if owners[0].row is not None and len(tensor) != len(owners):
+        raise CheckpointError(
+            "the gate is for another number of experts", value=f"{len(tensor)} rows", expected=f"{len(owners)}"
+        )
+    for owner, name, row in owners:
+        # A copy of a row: safetensors refuses weights that share memory.
+        own = tensor if row is None else tensor[row : row + 1].clone()
+        (parts.core if owner is None else parts.packs[owner])[name] = own
 
 
 def to_release(parts: AdapterParts) -> State:
@@ -132,25 +205,19 @@ def to_release(parts: AdapterParts) -> State:
     """
     ids = tuple(parts.packs)
     depth = 1 + max((int(key.split(".")[1]) for key in parts.core if key.startswith("blocks.")), default=-1)
-    names = {(owner, ours): theirs for theirs, owner, ours in _names(depth, ids)}
+    names = ReleaseNames(depth, ids)
     state: State = {}
     gates: dict[str, list[Tensor]] = {}
     owned: list[tuple[str | None, str, Tensor]] = [(None, key, tensor) for key, tensor in parts.core.items()]
     owned += [(id, key, tensor) for id in ids for key, tensor in parts.packs[id].items()]
     for owner, key, tensor in owned:
-        stem, _, leaf = key.rpartition(".")
-        if key == "position":
-            state["pos_embed"] = tensor
-        elif (owner, stem) in names:
-            state[f"{names[owner, stem]}.{leaf}"] = tensor
-        elif owner is not None and (row := _ROW.fullmatch(key)):
-            gates.setdefault(f"blocks.{row[1]}.gate.2.{row[2]}", []).append(tensor)
+        theirs = names.released(owner, key)
+        if _GATE.fullmatch(theirs):
+            gates.setdefault(theirs, []).append(tensor)
         else:
-            raise CheckpointError(
-                "a released adapter has no name for this weight", value=f"{owner or 'core'}: {key}"
-            )
+            state[theirs] = tensor
     state |= {name: _joined_gate(name, rows, len(ids)) for name, rows in gates.items()}
-    return state | {f"{_TEXT}{key}": tensor for key, tensor in parts.text.items()} | parts.rotary
+    return state | {f"{TEXT}{key}": tensor for key, tensor in parts.text.items()} | parts.rotary
 
 
 def _names(depth: int, expert_ids: Sequence[str]) -> Iterator[tuple[str, str | None, str]]:
@@ -165,17 +232,9 @@ def _names(depth: int, expert_ids: Sequence[str]) -> Iterator[tuple[str, str | N
                 yield f"blocks.{i}.{theirs.format(j=j)}", id, f"layers.{i}.{ours}"
 
 
-def _depth(state: Mapping[str, Tensor]) -> int:
-    return 1 + max((int(gate[1]) for key in state if (gate := _GATE.fullmatch(key))), default=-1)
-
-
-def _split_gate(packs: Mapping[str, State], gate: Tensor, name: str) -> None:
-    if len(gate) != len(packs):
-        raise CheckpointError(
-            "the gate is for another number of experts", value=f"{len(gate)} rows", expected=f"{len(packs)}"
-        )
-    for j, pack in enumerate(packs.values()):
-        pack[name] = gate[j : j + 1].clone()  # a copy: safetensors refuses weights that share memory
+def adapter_depth(keys: Iterable[str]) -> int:
+    """Blocks of a released adapter, by the names of its weights."""
+    return 1 + max((int(gate[1]) for key in keys if (gate := _GATE.fullmatch(key))), default=-1)
 
 
 def _joined_gate(name: str, rows: list[Tensor], experts: int) -> Tensor:
@@ -186,7 +245,16 @@ def _joined_gate(name: str, rows: list[Tensor], experts: int) -> Tensor:
     return torch.cat(rows)
 
 
-def _checked_table(key: str, table: Tensor) -> Tensor:
+def checked_table(key: str, table: Tensor) -> Tensor:
+    """A rotary table found in a release, unchanged.
+
+    Args:
+        key: its name.
+        table: [n, d] as stored, possibly rounded to bfloat16.
+
+    Raises:
+        CheckpointError: it is not the one that the method computes.
+    """
     side = isqrt(len(table))
     cos, sin = release_tables((side, side), table.shape[-1])
     own = cos if key.endswith("cos") else sin

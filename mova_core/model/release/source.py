@@ -1,0 +1,125 @@
+"""A release on this machine: its folder, and what its own `config.json` says."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from mova_core.cards.warning import warn
+from mova_core.errors import CheckpointError
+from mova_core.model.release.naming import BASE, EXPERTS
+
+TOKENIZER_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+_TEXT_ENCODER: Final = "bert-large-uncased"
+_FETCHED: Final = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.md", "LICENSE*")
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release.
+
+    Args:
+        folder: where it is.
+        config: its `config.json`; empty without one.
+    """
+
+    folder: Path
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text_encoder(self) -> str:
+        """Name or folder of the text encoder, whose tokenizer a release does not bring."""
+        return str(self.config.get("mm_projector_text_encoder") or _TEXT_ENCODER)
+
+    def beside(self, name: str) -> Path | None:
+        """A folder that `config.json` names, if it came along with the release."""
+        for place in (self.folder / name, self.folder / Path(name).name):
+            if name and place.is_dir():
+                return place
+        return None
+
+    def processor(self, id: str) -> Mapping[str, Any]:
+        """The image processor's configuration of an expert; empty where the release has none."""
+        towers = self.config.get("mm_vision_tower")
+        if not isinstance(towers, list):
+            return {}
+        number = (BASE, *EXPERTS).index(id)
+        place = self.beside(str(towers[number])) if number < len(towers) else None
+        file = place / "preprocessor_config.json" if place else None
+        return read_json(file) if file and file.is_file() else {}
+
+
+def find_release(source: str | Path, revision: str | None = None) -> Release:
+    """A release in a folder, or of the hub.
+
+    Args:
+        source: a folder, or OWNER/NAME of a repository on the hub, which is fetched into its cache.
+        revision: commit, tag or branch of that repository.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be fetched.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = _fetched(str(source), revision)
+    file = folder / "config.json"
+    return Release(folder, read_json(file) if file.is_file() else {})
+
+
+def read_json(file: Path) -> Mapping[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CheckpointError: the file holds none.
+    """
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError("a file of the release cannot be read", value=str(file)) from error
+    if not isinstance(document, dict):
+        raise CheckpointError("a file of the release holds no JSON object", value=str(file), expected="{...}")
+    return document
+
+
+def told(release: Release, key: str, assumed: Any) -> Any:
+    """What the release's `config.json` says; what is assumed without that, with a warning."""
+    if key in release.config:
+        return release.config[key]
+    warn(f"the release's config.json says nothing of {key}: {assumed!r} is assumed")
+    return assumed
+
+
+def _fetched(source: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    offline = os.environ.get("MOVA_OFFLINE") == "1"
+    try:
+        found: str = snapshot_download(
+            source.removeprefix("hf:"),
+            revision=revision,
+            allow_patterns=list(_FETCHED),
+            local_files_only=offline,
+        )
+    except Exception as error:  # the hub's client fails in ways of its own
+        raise CheckpointError(
+            "there is no such release",
+            value=source,
+            expected="a folder, or OWNER/NAME of a repository on the hub",
+            hint="MOVA_OFFLINE is set: fetch it elsewhere, and name its folder."
+            if offline
+            else f"The hub's client said: {type(error).__name__}: {str(error).splitlines()[0][:120]}",
+        ) from error
+    return Path(found)
