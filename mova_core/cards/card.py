@@ -20,6 +20,10 @@ Factory = Annotated[str, written_as(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", "wr
 """Where the code is: `module:Class`."""
 
 
+Option = int | float | str | bool | tuple[int, ...]
+"""An argument of a factory as a TOML file can hold it."""
+
+
 class FeatureSpec(Spec):
     """Shape of an expert's features.
 
@@ -72,6 +76,8 @@ class ExpertCard(Spec):
         features: what it gives.
         memory_mb: memory by dtype name, in MiB.
         weights: where its weights come from.
+        options: further arguments of the factory's `from_pretrained`, by name, such as sizes that its weight
+            files do not tell.
     """
 
     api_version: Literal[1] = API_VERSION
@@ -90,6 +96,7 @@ class ExpertCard(Spec):
     features: FeatureSpec
     memory_mb: Annotated[dict[str, Annotated[float, Field(ge=0)]], Field(min_length=1)]
     weights: WeightsSpec
+    options: dict[str, Option] = {}
 
     @model_validator(mode="after")
     def _router_is_told_something(self) -> ExpertCard:

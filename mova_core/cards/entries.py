@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import configparser
 import importlib.util
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from email.parser import HeaderParser
 from importlib import metadata
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from mova_core.errors import CardError
+
+_HEADER = re.compile(r"^(name|version|requires-dist)[ \t]*:(.*(?:\n[ \t].*)*)", re.IGNORECASE | re.MULTILINE)
+"""A header of a distribution's metadata, with the lines that go on with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,10 @@ class Entry:
 
 
 class _EntryPointFile(configparser.ConfigParser):
-    """Names keep their case, and only "=" divides: our values contain ":"."""
+    """Names keep their case, no section is special, and only "=" divides: our values contain ":"."""
 
     def __init__(self) -> None:
-        super().__init__(delimiters=("=",), interpolation=None)
+        super().__init__(delimiters=("=",), interpolation=None, default_section="")
 
     def optionxform(self, optionstr: str) -> str:
         return optionstr
@@ -63,15 +66,16 @@ class _EntryPointFile(configparser.ConfigParser):
 def entries(group: str) -> Iterator[Entry]:
     """Yield the entry points of a group. Of two distributions of one name the first on `sys.path` counts."""
     seen: set[str] = set()
+    parser = _EntryPointFile()  # one for all files, since making one takes longer than reading a file
     for distribution in metadata.distributions():
         text = _text(distribution, "entry_points.txt")
         if not text or group not in text:
             continue
-        owner = _owner(distribution)
+        owner = owner_of(distribution)
         if owner.name in seen:
             continue
         seen.add(owner.name)
-        parser = _EntryPointFile()
+        parser.clear()
         try:
             parser.read_string(text)
         except configparser.Error as error:
@@ -90,18 +94,32 @@ def _text(distribution: metadata.Distribution, file: str) -> str:
         return error.object.decode(errors="replace")
 
 
-def _owner(distribution: metadata.Distribution) -> Owner:
-    """Read once from the metadata's headers; its body, often long, is not parsed."""
+def owner_of(distribution: metadata.Distribution) -> Owner:
+    """Read a distribution's metadata once; just the headers that are wanted, not the body, often long."""
     text = _text(distribution, "METADATA") or _text(distribution, "PKG-INFO")
-    headers = HeaderParser().parsestr(text)
-    name = re.sub(r"[-_.]+", "-", headers["Name"] or "unnamed").lower()
-    return Owner(name, headers["Version"] or "", tuple(headers.get_all("Requires-Dist") or ()))
+    headers: dict[str, list[str]] = {}
+    for name, value in _HEADER.findall(text.partition("\n\n")[0]):
+        headers.setdefault(name.lower(), []).append(" ".join(value.split()))
+    (name, *_), (version, *_) = headers.get("name", ["unnamed"]), headers.get("version", [""])
+    return Owner(re.sub(r"[-_.]+", "-", name).lower(), version, tuple(headers.get("requires-dist", ())))
 
 
-def card_path(value: str) -> Path:
+def package_spec(name: str) -> ModuleSpec | None:
+    """Where a top-level package is, without importing it; None if it is nowhere."""
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # ValueError: imported already, but from nowhere that is known
+        return None
+
+
+def card_path(value: str, package_spec: Callable[[str], ModuleSpec | None] = package_spec) -> Path:
     """The file that an entry point `package:file.toml` names.
 
     Only the top-level package is ever looked up: `find_spec("package.module")` would import `package`.
+
+    Args:
+        value: of the entry point.
+        package_spec: looks a top-level package up.
 
     Raises:
         CardError: the value has another form, or package or file are not there.
@@ -114,14 +132,6 @@ def card_path(value: str) -> Path:
     if not folders:
         raise CardError(f"package {package} is not there")
     for folder in folders:
-        if (path := Path(folder) / file).is_file():
-            return path
+        if os.path.isfile(path := os.path.join(folder, file)):
+            return Path(path)
     raise CardError(f"package {package} has no file {file}")
-
-
-def package_spec(name: str) -> ModuleSpec | None:
-    """Where a top-level package is, without importing it; None if it is nowhere."""
-    try:
-        return importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # ValueError: imported already, but from nowhere that is known
-        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +42,12 @@ def read_expert_card(path: Path) -> ExpertCard:
 
 def descriptions_naming(card: ExpertCard) -> list[int]:
     """Numbers, from 1, of the descriptions in which a card names its expert."""
-    name = re.compile(rf"(?<![a-z0-9]){re.escape(card.id)}(?![a-z0-9])")
-    return [number for number, words in enumerate(card.descriptions, start=1) if name.search(words.lower())]
+    name = rf"(?<![a-z0-9]){re.escape(card.id)}(?![a-z0-9])"
+    return [
+        number
+        for number, words in enumerate(map(str.lower, card.descriptions), start=1)
+        if card.id in words and re.search(name, words)  # most never get as far as the pattern
+    ]
 
 
 def read_model_card(path: Path) -> ModelCard:
@@ -68,16 +72,29 @@ def read_document(path: Path, main: str) -> dict[str, Any]:
         CardError: the file cannot be read, is not TOML, or lacks the table.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = _parsed(path.read_text(encoding="utf-8"), path)
     except OSError as error:
         raise CardError(f"card {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise CardError(f"card {path} is not UTF-8 text", expected="a TOML file") from error
-    except tomllib.TOMLDecodeError as error:
-        raise CardError(f"card {path} is not valid TOML: {error}") from error
     if not isinstance(document.get(main), dict):
         raise CardError(f"{path}: table `[{main}]` is missing")
     return document
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    """A TOML document; rtoml reads it in a tenth of the time that the standard library takes."""
+    import rtoml
+
+    with suppress(rtoml.TomlParsingError):
+        document: dict[str, Any] = rtoml.loads(text)
+        return document
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:  # which says the line
+        raise CardError(f"card {path} is not valid TOML: {error}") from error
 
 
 def _check_api_version(table: dict[str, Any], path: Path) -> None:

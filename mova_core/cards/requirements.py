@@ -6,17 +6,11 @@ from collections.abc import Iterable
 from importlib import metadata
 
 
-def unmet(requirements: Iterable[str]) -> list[str]:
-    """The requirements that this environment does not meet.
-
-    Args:
-        requirements: as pip reads them; those of extras and of other platforms count as met.
-    """
-    return [text for text in requirements if not _met(text)]
-
-
-def _met(text: str) -> bool:
+def met(text: str) -> bool:
+    """Whether this environment meets a requirement, as pip reads it; of an extra or another platform: yes."""
     from packaging.requirements import InvalidRequirement, Requirement
+
+    from mova_core.cards.entries import owner_of
 
     try:
         requirement = Requirement(text)
@@ -25,7 +19,12 @@ def _met(text: str) -> bool:
     if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
         return True
     try:
-        version = metadata.version(requirement.name)
+        version = owner_of(metadata.distribution(requirement.name)).version
     except metadata.PackageNotFoundError:
         return False
     return requirement.specifier.contains(version, prereleases=True)
+
+
+def unmet(requirements: Iterable[str]) -> list[str]:
+    """The requirements, as pip reads them, that this environment does not meet."""
+    return [text for text in requirements if not met(text)]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import typing
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,13 +36,15 @@ def validated(kind: type[S], document: dict[str, Any], *, main: str, path: Path 
     Raises:
         CardError: a key is missing, misplaced or wrong; names file and key.
     """
-    tables = {name for name, field in kind.model_fields.items() if _is_table(field.annotation)}
+    tables = _tables(kind)
     for name in sorted(tables & document[main].keys()):
         raise CardError(f"{path}: key `[{main}] {name}` is misplaced", expected=f"a table `[{name}]`")
     unknown_tables = [name for name in document if name not in tables and name != main]
     for name in unknown_tables:
         _warn_unknown(path, f"[{name}]", name, [main, *tables])
     data = {**document[main], **{name: document[name] for name in tables & document.keys()}}
+    with suppress(ValidationError):
+        return kind.model_validate(data)  # refuses unknown keys, so only a card with a fault is walked below
     for place, known in _unknown(kind, data):
         _warn_unknown(path, _in_file(place, main, tables), str(place[-1]), known)
     try:
@@ -69,6 +73,12 @@ def _spec_inside(annotation: Any, value: Any) -> type[Spec] | None:
             spec for spec in specs if wanted in typing.get_args(spec.model_fields["kind"].annotation)
         ] or specs
     return specs[0] if specs else None
+
+
+@cache
+def _tables(kind: type[Spec]) -> frozenset[str]:
+    """The fields that a document writes as tables of their own."""
+    return frozenset(name for name, field in kind.model_fields.items() if _is_table(field.annotation))
 
 
 def _is_table(annotation: Any) -> bool:
@@ -103,7 +113,7 @@ def _without_unknown(kind: type[Spec], data: Any) -> Any:
     return kept
 
 
-def _in_file(place: Place, main: str, tables: set[str]) -> str:
+def _in_file(place: Place, main: str, tables: frozenset[str]) -> str:
     """The place as the file writes it: `[input] size`, `[[parts]] 2 sha256`, `[expert] domains 3`."""
     if not place:
         return f"[{main}]"
@@ -131,7 +141,7 @@ def _field_place(kind: type[Spec], location: Place) -> Place:
 
 
 def _card_error(
-    error: ValidationError, kind: type[Spec], main: str, tables: set[str], path: Path | str
+    error: ValidationError, kind: type[Spec], main: str, tables: frozenset[str], path: Path | str
 ) -> CardError:
     """The first wrong key, with all that is wrong with it; the others are counted."""
     by_place: dict[Place, list[Any]] = {}

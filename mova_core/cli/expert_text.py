@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from mova_core.cli.table import print_rows
+
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Print the summaries of experts as a table, and below it what is wrong with any."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("ID", "ROLE", "STATUS", "FROM", "INPUT", "OUTPUT", "PARAMETERS", "LICENCE"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*_cells(row))
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 200  # a pipe has no width; its reader wants whole cells
-    console.print(table)
+    head = ("ID", "ROLE", "STATUS", "FROM", "INPUT", "OUTPUT", "PARAMETERS", "LICENCE")
+    print_rows(head, [_cells(row) for row in rows])
     for row in rows:
         if row["problem"]:
-            console.print(
-                f"{row['id']} ({row['distribution']}): {row['problem']}. {row['hint'] or ''}", soft_wrap=True
-            )
+            print(f"{row['id']} ({row['distribution']}): {row['problem']}. {row['hint'] or ''}")
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -117,19 +107,13 @@ def _listed(title: str, items: list[str]) -> list[str]:
 
 def print_routability(rows: list[dict[str, Any]]) -> None:
     """Print how often each expert is routed to, and which sibling is taken for it."""
-    from rich.console import Console
-    from rich.table import Table
+    head = ("ID", "OWN QUESTIONS", "OTHERS' QUESTIONS", "CHOSEN IN ITS PLACE")
+    print_rows(head, [_routed(row) for row in rows])
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("ID", "OWN QUESTIONS", "OTHERS' QUESTIONS", "CHOSEN IN ITS PLACE"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        sibling = f"{row['confused_with']} ({row['confused']})" if row["confused_with"] else "-"
-        table.add_row(row["expert"], _share(row["own"]), _share(row["others"]), sibling)
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 200  # a pipe has no width; its reader wants whole cells
-    console.print(table)
+
+def _routed(row: dict[str, Any]) -> list[str]:
+    sibling = f"{row['confused_with']} ({row['confused']})" if row["confused_with"] else "-"
+    return [row["expert"], _share(row["own"]), _share(row["others"]), sibling]
 
 
 def _share(share: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`mova experts`: what is installed, and what is known of it."""
+"""`mova experts list` and `describe`: what is installed, and what is known of it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import typer
 from mova_core.cards.discovery import card_directory, discover
 from mova_core.cards.records import ExpertRecord, Status
 from mova_core.cards.resolve import checked, find_expert
-from mova_core.cli import authoring, freeze, install, isolate, search
 from mova_core.cli.expert_text import description, print_table
 from mova_core.errors import ConfigError
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer()
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -89,7 +88,3 @@ def summary(record: ExpertRecord) -> dict[str, Any]:
         "problem": record.problem or None,
         "hint": record.hint or None,
     }
-
-
-for part in (search, install, freeze, isolate, authoring):
-    app.add_typer(part.app)

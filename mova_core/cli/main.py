@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Annotated, Any
 
 import typer
@@ -26,18 +29,34 @@ class Command:
     Args:
         module: has a typer app named `app` (a group of commands), or a function named `command`.
         help: one line.
+        more: modules with further commands of a group, each with an `app`.
     """
 
     module: str
     help: str
+    more: tuple[str, ...] = ()
 
 
 COMMANDS = {
     "ask": Command("mova_core.cli.ask", "Answer a question about a picture."),
     "route": Command("mova_core.cli.route", "Show which experts a question would go to."),
-    "experts": Command("mova_core.cli.experts", "List and describe the experts of this environment."),
+    "experts": Command(
+        "mova_core.cli.experts",
+        "List and describe the experts of this environment.",
+        more=(
+            "mova_core.cli.search",
+            "mova_core.cli.install",
+            "mova_core.cli.freeze",
+            "mova_core.cli.isolate",
+            "mova_core.cli.authoring",
+        ),
+    ),
     "models": Command("mova_core.cli.models", "List, fetch and check models."),
     "train": Command("mova_core.cli.train", "Train a router, a model, or an expert's pack."),
+    "convert": Command(
+        "mova_core.cli.convert", "Convert a released MoVA checkpoint, or give its layout back."
+    ),
+    "plan": Command("mova_core.cli.memory_plan", "Say what of a model goes where, before it is loaded."),
     "eval": Command("mova_core.cli.evaluate", "Measure a model on held-out data."),
     "doctor": Command("mova_core.cli.doctor", "Check this environment and say how to mend it."),
 }
@@ -52,12 +71,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         the exit code: 0 fine, 1 problems found, 2 an error, which stands in one line on stderr.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments is None:
+        arguments = sys.argv[1:]
+        atexit.register(_end_at_once)
     # pydantic looks for plugins of its own, and fails where the entry points of any distribution are broken.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     with warnings.catch_warnings():
         warnings.showwarning = _shown_plainly(warnings.showwarning)
         return _flushed(_run(arguments))
+
+
+def _end_at_once() -> None:
+    """Spare a process that ran nothing heavy the search for garbage in all that it is about to give back."""
+    if "torch" not in sys.modules:
+        gc.freeze()
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -83,10 +110,11 @@ def _application(arguments: Sequence[str]) -> typer.Typer:
     )
     app.callback(no_args_is_help=True)(_options)
     # All options of `mova` itself are flags, so the first other word is the command.
-    wanted = next((word for word in arguments if not word.startswith("-")), None)
+    words = list(dropwhile(lambda word: word.startswith("-"), arguments))
+    wanted = words[0] if words else None
     for name, command in COMMANDS.items():
         if name == wanted:
-            _add(app, name, _imported(name, command), command.help)
+            _add(app, name, _imported(name, command, words[1:2]), command.help)
         else:
             app.command(name, help=command.help)(_absent)
     if wanted is not None and wanted not in COMMANDS:
@@ -121,8 +149,10 @@ def _add(app: typer.Typer, name: str, command: typer.Typer | Callable[..., Any],
         app.command(name)(command)
 
 
-def _imported(name: str, command: Command) -> typer.Typer | Callable[..., Any]:
+def _imported(name: str, command: Command, next_word: Sequence[str]) -> typer.Typer | Callable[..., Any]:
     try:
+        if command.more:
+            return _group((command.module, *command.more), next_word)
         module = importlib.import_module(command.module)
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -131,6 +161,23 @@ def _imported(name: str, command: Command) -> typer.Typer | Callable[..., Any]:
         ) from error
     found: typer.Typer | Callable[..., Any] = getattr(module, "app", None) or module.command
     return found
+
+
+def _group(modules: Sequence[str], next_word: Sequence[str]) -> typer.Typer:
+    """The commands of several modules. None is imported after the one with the command that is wanted."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    for name in modules:
+        app: typer.Typer = importlib.import_module(name).app
+        group.add_typer(app)
+        if not _names(app).isdisjoint(next_word):
+            break
+    return group
+
+
+def _names(app: typer.Typer) -> set[str]:
+    """What the commands of an app are called; typer names those that give no name after their function."""
+    commands = app.registered_commands
+    return {each.name or each.callback.__name__.replace("_", "-") for each in commands if each.callback}
 
 
 def _from_plugin(name: str) -> typer.Typer | Callable[..., Any]:

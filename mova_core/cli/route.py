@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mova_core.cli.loading import Compile, Device, Dtype, Quantize, load_model_for_command
 from mova_core.cli.routes import ROUTERS, choose_router
 
 if TYPE_CHECKING:
@@ -26,17 +26,23 @@ def command(
         ),
     ] = "model",
     router: Annotated[str, typer.Option(help=f"Who routes: {', '.join(ROUTERS)}.")] = "learned",
+    device: Device = "cpu",
+    dtype: Dtype = "auto",
+    quantize: Quantize = None,
+    compile: Compile = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show which experts a question would go to; no expert is run."""
     from mova_core.model.assistant import load_images
-    from mova_core.model.load import find_checkpoint, load
+    from mova_core.model.load import find_checkpoint
     from mova_core.model.processing import check_question
 
     picture = load_images(image)[0]
     check_question(question)
     find_checkpoint(model)
-    mova = load(model, progress=lambda message: None if as_json else print(message, file=sys.stderr))
+    mova = load_model_for_command(
+        model, device=device, dtype=dtype, quantize=quantize, compile=compile, quiet=as_json
+    )
     offered = _installed() if pool == "installed" else list(mova.pool)
     route = mova.route(picture, question, pool=offered, router=choose_router(router, mova))
     packs = set(mova.model.adapter.pack_ids)

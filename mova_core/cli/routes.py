@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mova_core.routing.base import Router
     from mova_core.routing.route import Route
 
-ROUTERS = ("learned", "listwise", "similarity", "all", "none", "random")
+ROUTERS = ("learned", "listwise", "free", "similarity", "all", "none", "random")
 """Routers that need nothing but a loaded model; behaviour plugins bring more."""
 
 
@@ -29,6 +29,10 @@ def choose_router(name: str, mova: Mova) -> Router | None:
         from mova_core.model.routers import listwise_router
 
         return listwise_router(mova.model, mova.processor)
+    if name == "free":
+        from mova_core.model.routers import free_router
+
+        return free_router(mova.model, mova.processor)
     if name == "similarity":
         from mova_core.model.routers import similarity_router
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -88,6 +88,22 @@ class Filled:
     unused: tuple[str, ...]
 
 
+class _On(Mapping[str, Tensor]):
+    """Tensors on a device, moved when they are asked for: what is cut or joined is so where it will stay."""
+
+    def __init__(self, device: torch.device | None, tensors: Mapping[str, Tensor]) -> None:
+        self._device, self._tensors = device, tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name].to(device=self._device)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
 def fill(
     module: nn.Module,
     source: str | Path,
@@ -124,11 +140,11 @@ def fill(
                 expected="; or ".join(f"{each.title}, with {each.prefix}{each.mark}" for each in layouts),
                 hint="Check that the card's weights belong to its factory.",
             )
-        state, unused = layout.read(files)
+        state, unused = layout.read(_On(device, files))
         own: State = {}
         for name in list(state):  # each original is let go as soon as it is converted
             tensor = state.pop(name)
-            own[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+            own[name] = tensor.to(dtype=dtype if tensor.is_floating_point() else None)
         load_strict(module, own, source=f"{source} ({layout.title})", assign=True)
     return Filled(layout, unused)
 

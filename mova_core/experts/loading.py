@@ -49,7 +49,7 @@ def load_expert(
     weights = _weights(card, beside, find)
     if card.isolation == "process":
         return IsolatedExpert.start(card, weights, dtype=dtype, device=device)
-    expert = expert_class(card).from_pretrained(weights, dtype=dtype, device=device)
+    expert = expert_class(card).from_pretrained(weights, dtype=dtype, device=device, **card.options)
     return expert.bind(card)
 
 

@@ -7,7 +7,7 @@ Notation for tensor shapes:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -18,14 +18,15 @@ from mova_core.cards.card import ExpertCard
 from mova_core.cards.discovery import discover
 from mova_core.cards.records import ExpertRecord
 from mova_core.cards.resolve import usable_expert
-from mova_core.errors import ExpertLoadError, ExpertRunError, InputError, PoolError, UnknownExpertError
+from mova_core.errors import InputError, PoolError, UnknownExpertError
 from mova_core.experts.batch import ImageBatch
 from mova_core.experts.cache import FeatureCache, FeatureKey
 from mova_core.experts.encoded import Encoded
-from mova_core.experts.features import ExpertFeatures, RoutedFeatures
+from mova_core.experts.features import ExpertFeatures
 from mova_core.experts.loading import Finder, load_expert
+from mova_core.experts.pending import Computed, PendingEncoding
 from mova_core.experts.protocol import VisionExpert
-from mova_core.experts.run import run_expert
+from mova_core.experts.run import join_features, run_expert
 from mova_core.experts.shelf import ExpertShelf, Progress, silent
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class ExpertPool:
         dtype: dtype of their parameters and features.
         memory_budget: bound of all loaded experts together in bytes, by their parameters and buffers; those
             used longest ago make room. None for no bound.
+        held: encoders by id that someone else keeps in memory: handed out, neither counted nor evicted.
         cache: keeps features by picture; None keeps nothing between calls.
         on_expert_error: whether a routed expert that fails raises ("error") or is left out and named in
             `Encoded.skipped` ("skip").
@@ -66,6 +68,7 @@ class ExpertPool:
         dtype: torch.dtype = torch.float32,
         memory_budget: int | None = None,
         cache: FeatureCache | None = None,
+        held: Mapping[str, VisionExpert] | None = None,
         on_expert_error: Literal["error", "skip"] = "error",
         loader: Callable[[ExpertCard], VisionExpert] | None = None,
         find: Finder | None = None,
@@ -82,7 +85,12 @@ class ExpertPool:
             self._add(expert)
         self._cards = dict(sorted(self._cards.items()))
         self._shelf = ExpertShelf(
-            loader or self._load, device=self.device, dtype=dtype, budget=memory_budget, progress=progress
+            loader or self._load,
+            device=self.device,
+            dtype=dtype,
+            budget=memory_budget,
+            progress=progress,
+            held=held,
         )
 
     @classmethod
@@ -156,12 +164,11 @@ class ExpertPool:
         """Take an expert out of memory; its cached features stay."""
         self._shelf.drop(self.card(id).id)
 
-    @torch.no_grad()
-    def encode(self, images: Sequence[Image.Image], routes: Sequence[Route]) -> Encoded:
+    def encode(self, images: Sequence[Image.Image] | ImageBatch, routes: Sequence[Route]) -> Encoded:
         """Run for each picture the experts of its own route, each expert once for all pictures that chose it.
 
         Args:
-            images: b pictures.
+            images: b pictures, or the batch they were put in for another call.
             routes: b routes.
 
         Returns:
@@ -174,27 +181,25 @@ class ExpertPool:
                 cannot be loaded, fails, or alone exceeds the memory budget.
             InputError: a picture cannot be decoded.
         """
-        rows = self._rows_by_expert(len(images), routes)
-        batch = ImageBatch(images) if rows else ImageBatch([])
-        features: dict[str, RoutedFeatures] = {}
-        skipped: dict[str, str] = {}
-        for id, chosen in rows.items():
-            try:
-                found = self._features(self._cards[id], batch, [batch.digests[row] for row in chosen])
-            except (ExpertLoadError, ExpertRunError, PoolError) as error:
-                if self.on_expert_error == "error":
-                    raise
-                skipped[id] = str(error)
-            else:
-                features[id] = RoutedFeatures(found, tuple(chosen))
-        return Encoded(features, skipped)
+        with self.begin(images) as pending:
+            return pending.finish(routes)
+
+    def begin(self, images: Sequence[Image.Image] | ImageBatch) -> PendingEncoding:
+        """As `encode`, for routes that become known bit by bit: experts start as soon as they are decided."""
+        return PendingEncoding(
+            images,
+            compute=self._compute,
+            check=self._check_routable,
+            device=self.device,
+            on_expert_error=self.on_expert_error,
+        )
 
     @torch.no_grad()
-    def encode_all(self, images: Sequence[Image.Image], id: str) -> ExpertFeatures:
+    def encode_all(self, images: Sequence[Image.Image] | ImageBatch, id: str) -> ExpertFeatures:
         """Run one encoder, such as the base, for every picture.
 
         Args:
-            images: b pictures, at least one.
+            images: b pictures, at least one, or the batch they were put in for another call.
             id: an expert or base encoder of the pool.
 
         Returns:
@@ -204,11 +209,12 @@ class ExpertPool:
             UnknownExpertError, ExpertLoadError, ExpertRunError, PoolError: as for `encode`.
             InputError: there is no picture, or one cannot be decoded.
         """
-        card = self.card(id)
-        if not images:
+        self.card(id)
+        batch = images if isinstance(images, ImageBatch) else ImageBatch(images)
+        if not batch.digests:
             raise InputError(f"no image was given to {id!r}", expected="at least one")
-        batch = ImageBatch(images)
-        return self._features(card, batch, batch.digests)
+        found = self._compute(id, batch, tuple(dict.fromkeys(batch.digests))).features
+        return join_features([found[digest] for digest in batch.digests], expert=id)  # [b, n, c]
 
     def _add(self, expert: ExpertCard | ExpertRecord) -> None:
         card = _usable_card(expert) if isinstance(expert, ExpertRecord) else expert
@@ -222,22 +228,13 @@ class ExpertPool:
         beside = self._folders.get(card.id)
         return load_expert(card, device=self.device, dtype=self.dtype, beside=beside, find=self._find)
 
-    def _rows_by_expert(self, images: int, routes: Sequence[Route]) -> dict[str, list[int]]:
-        """For each chosen expert, in id order, the rows that chose it, ascending."""
-        if len(routes) != images:
-            raise PoolError(
-                "pictures and routes do not pair up", value=f"{len(routes)} routes", expected=f"{images}"
-            )
-        rows: dict[str, list[int]] = {}
-        for row, route in enumerate(routes):
-            for id in dict.fromkeys(route.experts):
-                if self.card(id).role != "expert":
-                    raise PoolError("a route names a base encoder", value=id, expected="ids of experts")
-                rows.setdefault(id, []).append(row)
-        return dict(sorted(rows.items()))
+    def _check_routable(self, id: str) -> None:
+        if self.card(id).role != "expert":
+            raise PoolError("a route names a base encoder", value=id, expected="ids of experts")
 
-    def _features(self, card: ExpertCard, batch: ImageBatch, digests: Sequence[str]) -> ExpertFeatures:
-        """Features [m, n, c] of the pictures of those digests; equal pictures are computed once."""
+    def _compute(self, id: str, batch: ImageBatch, digests: Sequence[str]) -> Computed:
+        """Features [1, n, c] of each picture of those digests, from the cache or from the expert."""
+        card = self._cards[id]
         revision = card.weights.revision or card.weights.sha256 or ""
         keys = {d: FeatureKey(d, card.input.hash, card.id, revision, self.dtype) for d in digests}
         found: dict[str, ExpertFeatures] = {}
@@ -251,15 +248,7 @@ class ExpertPool:
                 found[digest] = ExpertFeatures(fresh.tokens[row : row + 1], fresh.grid)  # [1, n, c]
                 if self.cache is not None:
                     self.cache.put(keys[digest], found[digest])
-        grids = sorted({features.grid for features in found.values()})
-        if len(grids) > 1:
-            raise ExpertRunError(
-                f"expert {card.id!r} gave pictures of one batch different grids",
-                value=grids,
-                expected="one grid",
-                hint="Ask about these pictures one at a time.",
-            )
-        return ExpertFeatures(torch.cat([found[digest].tokens for digest in digests]), grids[0])  # [m, n, c]
+        return Computed(found, len(missing))
 
 
 def _usable_card(record: ExpertRecord) -> ExpertCard:

@@ -45,6 +45,8 @@ class VisionExpert(nn.Module, ABC):
     def from_pretrained(cls, source: str, *, dtype: torch.dtype, device: torch.device) -> Self:
         """Build the expert with its weights.
 
+        A class may take further keyword arguments, each with a default: the `options` of its card.
+
         Args:
             source: the file or folder of the weights; "" for an expert without weights.
             dtype: dtype of parameters and features.

@@ -1,4 +1,8 @@
-"""One forward pass of one expert, held to its card."""
+"""One forward pass of one expert, held to its card.
+
+Notation for tensor shapes:
+    m: pictures, n: tokens of the feature grid, c: feature channels
+"""
 
 from __future__ import annotations
 
@@ -48,6 +52,23 @@ def run_expert(
     except Exception as error:  # a plugin's code may raise anything; the expert's name belongs to it
         raise _run_error(expert.card.id, len(digests), error) from error
     return ExpertFeatures(features.tokens.to(dtype), features.grid)
+
+
+def join_features(features: Sequence[ExpertFeatures], *, expert: str) -> ExpertFeatures:
+    """Features [m, n, c] from those of m single pictures [1, n, c], at least one.
+
+    Raises:
+        ExpertRunError: their grids differ.
+    """
+    grids = sorted({each.grid for each in features})
+    if len(grids) > 1:
+        raise ExpertRunError(
+            f"expert {expert!r} gave pictures of one batch different grids",
+            value=grids,
+            expected="one grid",
+            hint="Ask about these pictures one at a time.",
+        )
+    return ExpertFeatures(torch.cat([each.tokens for each in features]), grids[0])
 
 
 def _run_error(id: str, pictures: int, error: Exception) -> ExpertRunError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import RLock
 from typing import Final, Protocol
 
@@ -43,6 +43,7 @@ class ExpertShelf:
         dtype: dtype of their parameters.
         budget: bound of all loaded experts together in bytes; None for no bound.
         progress: hears of loading and evicting.
+        held: encoders by id that someone else keeps in memory: handed out, neither counted nor evicted.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class ExpertShelf:
         dtype: torch.dtype,
         budget: int | None,
         progress: Progress,
+        held: Mapping[str, VisionExpert] | None = None,
     ) -> None:
+        self._held = dict(held or {})
         self._loader = loader
         self._device = device
         self._dtype = dtype
@@ -80,6 +83,8 @@ class ExpertShelf:
             ExpertLoadError: it cannot be built, or its weights cannot be read.
             PoolError: it alone exceeds the budget.
         """
+        if card.id in self._held:
+            return self._held[card.id]
         with self._lock:
             expert = self._experts.get(card.id)
             if expert is None:

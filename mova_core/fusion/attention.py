@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from mova_core.errors import ConfigError
 from mova_core.fusion.rotary import Rotary, rotate
 
+TOKENS = 4096
+"""On a CPU, samples whose tokens number more than this attend in turn: no slower, and it bounds the memory."""
+
 MAP_CHUNK = 256
 """Queries per step when attention maps are drawn: bounds the memory to [b, a, 256, n]."""
 
@@ -63,6 +66,13 @@ class Attention(nn.Module):
         Returns:
             [b, n, c].
         """
+        samples = max(1, TOKENS // x.shape[1])
+        if torch.compiler.is_compiling() or x.device.type != "cpu" or len(x) <= samples:
+            return self._attend(x, context, rotary)
+        pairs = zip(x.split(samples), context.split(samples), strict=True)
+        return torch.cat([self._attend(*pair, rotary) for pair in pairs])  # [b, n, c]
+
+    def _attend(self, x: Tensor, context: Tensor, rotary: Rotary) -> Tensor:
         q, k = self._queries_and_keys(x, context, rotary)  # [b, a, n, d] each
         v = self._split(self.v_proj(context))  # [b, a, n, d]
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # [b, n, c]

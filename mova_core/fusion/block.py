@@ -8,6 +8,7 @@ Notation for tensor shapes:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,19 @@ from mova_core.fusion.chosen import Chosen
 from mova_core.fusion.gate import GateTrunk, gate_weights
 from mova_core.fusion.packs import PackLayer
 from mova_core.fusion.rotary import Rotary
+
+
+Weights: TypeAlias = tuple[Tensor, Tensor]
+"""Weight and bias of a linear layer."""
+
+PIECE = 1536
+"""On a CPU the most tokens in one piece of the feed-forward layer: bounds the memory of its hidden states."""
+
+ROW = 32
+"""Hidden states have rows of a multiple of this many numbers, whole cache lines, where that pays."""
+
+MANY = 512
+"""Tokens from which on it pays: the layer's weights are copied for it."""
 
 
 class FeedForward(nn.Module):
@@ -38,8 +52,28 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, n, c] to [b, n, c]."""
-        out: Tensor = self.down(self.norm(F.silu(self.gate(x)) * self.up(x)))  # [b, n, c]
+        tokens = x.flatten(0, -2)  # [b * n, c]
+        spare = -self.gate.out_features % ROW if len(tokens) >= MANY else 0
+        gate, up = _with_spare_rows(self.gate, spare), _with_spare_rows(self.up, spare)
+        whole = torch.compiler.is_compiling() or x.device.type != "cpu"
+        pieces = 1 if whole else -(-len(tokens) // PIECE)
+        done = [self._piece(piece, gate, up) for piece in tokens.chunk(pieces)]
+        return (done[0] if len(done) == 1 else torch.cat(done)).view_as(x)  # [b, n, c]
+
+    def _piece(self, x: Tensor, gate: Weights, up: Weights) -> Tensor:
+        hidden = F.silu(F.linear(x, *gate)) * F.linear(x, *up)
+        out: Tensor = self.down(self.norm(hidden[..., : self.down.in_features]))
         return out
+
+
+def _with_spare_rows(layer: nn.Linear, rows: int) -> Weights:
+    """Weight and bias of a layer with rows of zeros below: its outputs become so much wider.
+
+    A matrix product whose rows are no whole cache lines took 1.4 times as long on an AVX2 CPU.
+    """
+    if not rows:
+        return layer.weight, layer.bias
+    return F.pad(layer.weight, (0, 0, 0, rows)), F.pad(layer.bias, (0, rows))
 
 
 class MovBlock(nn.Module):
@@ -105,9 +139,9 @@ def fuse(x: Tensor, weights: Tensor, chosen: Chosen, layers: Sequence[PackLayer]
     Returns:
         [b, n, c].
     """
-    fused = x
+    fused = x.clone() if chosen.experts else x  # every expert reads the tokens as they came
     for expert, layer, weight in zip(chosen.experts, layers, weights.unbind(dim=1), strict=True):
         found = layer.extractor(expert.rows_of(x), expert.features, rotary)  # [m, n, c]
         share = expert.rows_of(weight)[:, None, None].to(x.dtype)  # [m, 1, 1]
-        fused = expert.add_to(fused, (share * found).to(x.dtype))
+        expert.add_to(fused, (share * found).to(x.dtype))
     return fused

@@ -38,8 +38,8 @@ class ChosenExpert:
         return x if self.rows is None else x.index_select(0, self.rows)
 
     def add_to(self, x: Tensor, y: Tensor) -> Tensor:
-        """x [b, ...] with y [m, ...] added to the expert's rows."""
-        return x + y if self.rows is None else x.index_add(0, self.rows, y)
+        """x [b, ...] with y [m, ...] added in place to the expert's rows."""
+        return x.add_(y) if self.rows is None else x.index_add_(0, self.rows, y)
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,7 +183,9 @@ def _hand_out(parts: AdapterParts, owners: Sequence[Owned], key: str, tensor: Te
         )
     if owners[0].row is not None and len(tensor) != len(owners):
         raise CheckpointError(
-            "the gate is for another number of experts", value=f"{len(tensor)} rows", expected=f"{len(owners)}"
+            "the gate is for another number of experts",
+            value=f"{len(tensor)} rows",
+            expected=f"{len(owners)}",
         )
     for owner, name, row in owners:
         # A copy of a row: safetensors refuses weights that share memory.

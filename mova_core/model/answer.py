@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from mova_core.model.timeline import Event
 from mova_core.routing.route import Route
 
 
@@ -39,12 +40,14 @@ class Answer:
         images: one trace for each image of the conversation, in order.
         seconds: wall time by step: "look", "route", "experts", "fuse", "answer".
         skipped: experts that were routed to and failed, with the reason (`on_expert_error="skip"` only).
+        timeline: what was done when and where, in the order it began; for the whole batch, as `seconds`.
     """
 
     text: str
     images: tuple[ImageTrace, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
+    timeline: tuple[Event, ...] = ()
 
     @property
     def route(self) -> Route:

@@ -7,9 +7,7 @@ are.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,20 +16,22 @@ from PIL import Image
 from torch import Tensor
 
 from mova_core.errors import InputError, PoolError
-from mova_core.experts.encoded import Encoded
 from mova_core.experts.images import load_image
 from mova_core.fusion.output import FusionOutput
 from mova_core.model.answer import Answer, ImageTrace
+from mova_core.model.looking import Looked, look
 from mova_core.model.modeling import MovaForConditionalGeneration
 from mova_core.model.processing import MovaProcessor, Turn, check_question
 from mova_core.model.routers import own_router
+from mova_core.model.timeline import Clock
 from mova_core.routing.base import Candidate, Router
 from mova_core.routing.baselines import FixedRouter
+from mova_core.routing.eager import Decided, route_in_steps
+from mova_core.routing.placed import execution_device
 from mova_core.routing.route import Route
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from mova_core.experts.pending import PendingEncoding
     from mova_core.experts.pool import ExpertPool
     from mova_core.hookspecs import Hooks
 
@@ -48,6 +48,9 @@ class Mova:
         pool: the model's experts and its base encoder.
         router: decides when no route is given; the checkpoint's own by default.
         hooks: behaviour plugins that are told of routes and fused tokens.
+        early_experts: whether experts start as soon as a router has decided for them, while it decides about
+            others. By default they do if the pool is on another device than the language model: on one device
+            they would take from the router what they gain.
     """
 
     def __init__(
@@ -58,12 +61,14 @@ class Mova:
         *,
         router: Router | None = None,
         hooks: Hooks | None = None,
+        early_experts: bool | None = None,
     ) -> None:
         self.model = model
         self.processor = processor
         self.pool = pool
         self.router = router or own_router(model, processor)
         self.hooks = hooks
+        self.early_experts = early_experts
 
     def ask(
         self,
@@ -130,8 +135,8 @@ class Mova:
                 hint="Run `mova experts list`, and install one.",
             )
         turns = [Turn(check_question(question), load_images(image))]
-        looked = self._look([turns])
-        return (router or self.router).route(self._seen(looked), [question], offered)[0]
+        looked, chosen = self._look([turns]), router or self.router
+        return chosen.route(looked.shown(chosen), [question], offered)[0]
 
     @torch.no_grad()
     def answer(
@@ -152,22 +157,23 @@ class Mova:
             explain: also compute where each expert was attended to.
             max_new_tokens: bound of the answers' length.
         """
-        clock: dict[str, float] = {}
+        clock = Clock()
         inputs = self.processor.tokens([self.processor.write(turns) for turns in conversations])
         self._check_length(inputs["input_ids"].shape[1])
-        with _timed(clock, "look"):
+        with clock.step("look", str(self.pool.device)):
             looked = self._look(conversations)
-        with _timed(clock, "route"):
-            routes = self._routes(looked, router or self.router)
-        with _timed(clock, "experts"):
-            encoded = self.pool.encode(looked.images, routes) if looked.images else Encoded({})
-        with _timed(clock, "fuse"):
-            fused = (
-                self.model.fuse(looked.base, encoded, looked.text, explain=explain) if looked.images else None
-            )
+        with self.pool.begin(looked.batch) as pending:
+            with clock.step("route", str(self._device)):
+                routes = self._routes(looked, router or self.router, self._follow(clock, pending))
+            with clock.step("experts", None):
+                encoded = pending.finish(routes)
+        for run in encoded.runs:
+            clock.add(f"expert {run.id}", run.start, run.end, run.device)
+        with clock.step("fuse", str(self.model.adapter.position.device)):
+            fused = looked.fused(encoded, explain=explain)
         if self.hooks is not None and fused is not None:
             self.hooks.manager.hook.mova_after_fuse(routes=routes, output=fused)
-        with _timed(clock, "answer"):
+        with clock.step("answer", str(self._device)):
             texts = self._write(inputs, fused, max_new_tokens)
         traces = [_trace(fused, row, route, explain) for row, route in enumerate(routes)] if fused else []
         answers, first = [], 0
@@ -176,7 +182,7 @@ class Mova:
             own = tuple(traces[first : first + count])
             wanted = {id for trace in own for id in trace.route.experts}
             skipped = {id: why for id, why in encoded.skipped.items() if id in wanted}
-            answers.append(Answer(text, own, dict(clock), skipped))
+            answers.append(Answer(text, own, dict(clock.seconds), skipped, clock.events))
             first += count
         return answers
 
@@ -190,32 +196,37 @@ class Mova:
                 hint="Shorten the question, or begin a new conversation.",
             )
 
-    def _look(self, conversations: Sequence[Sequence[Turn]]) -> _Looked:
-        images, questions, asked = [], [], []
-        for turns in conversations:
-            for turn in turns:
-                for image in turn.images:
-                    images.append(image)
-                    questions.append(turns[-1].question)
-                    asked.append([t.question for t in turns])
-        if not images:
-            return _Looked([], [], torch.empty(0), torch.empty(0))
-        text = self.processor.question_tokens(asked)
-        feature = self.model.encode_text(text["input_ids"], text["attention_mask"])
-        base = self.pool.encode_all(images, self.model.config.base).tokens
-        return _Looked(images, questions, base, feature)
+    def _look(self, conversations: Sequence[Sequence[Turn]]) -> Looked:
+        return look(self.model, self.processor, self.pool, conversations)
 
-    def _seen(self, looked: _Looked) -> list[Tensor]:
-        with torch.no_grad():
-            return list(self.model.routing_tokens(looked.base, looked.text))
-
-    def _routes(self, looked: _Looked, router: Router) -> list[Route]:
+    def _routes(self, looked: Looked, router: Router, decided: Decided) -> list[Route]:
         if not looked.images:
             return []
-        routes = router.route(self._seen(looked), looked.questions, self.pool)
+        routes = route_in_steps(router, looked.shown(router), looked.questions, self.pool, decided)
         if self.hooks is not None:
             self.hooks.manager.hook.mova_on_route(questions=looked.questions, routes=routes)
         return routes
+
+    def _follow(self, clock: Clock, pending: PendingEncoding) -> Decided:
+        """Writes the router's steps down, and starts experts if they may start early."""
+        lap, early = clock.laps("route step", str(self._device)), self._starts_early()
+
+        def decided(chosen: Mapping[int, str]) -> None:
+            lap()
+            if early:
+                pending.start(chosen)
+
+        return decided
+
+    def _starts_early(self) -> bool:
+        if self.early_experts is not None:
+            return self.early_experts
+        return _numbered(self.pool.device) != _numbered(self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        """Where the language model begins."""
+        return execution_device(self.model.get_input_embeddings())
 
     def _write(self, inputs: Mapping[str, Tensor], fused: FusionOutput | None, limit: int) -> list[str]:
         tokenizer = self.processor.tokenizer
@@ -256,16 +267,6 @@ class Conversation:
         return answer
 
 
-class _Looked:
-    """Images of a batch with what is known of them before routing."""
-
-    def __init__(self, images: list[Image.Image], questions: list[str], base: Tensor, text: Tensor) -> None:
-        self.images = images
-        self.questions = questions
-        self.base = base  # [i, n, c]
-        self.text = text  # [i, t]
-
-
 def load_images(given: ImageLike | Sequence[ImageLike] | None) -> tuple[Image.Image, ...]:
     """RGB pictures from what a caller may hand in.
 
@@ -285,8 +286,6 @@ def _trace(fused: FusionOutput, row: int, route: Route, explain: bool) -> ImageT
     return ImageTrace(route, gates, {id: fused.attention[id][:, row] for id in chosen} if explain else {})
 
 
-@contextmanager
-def _timed(clock: dict[str, float], step: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    clock[step] = time.perf_counter() - start
+def _numbered(device: torch.device) -> torch.device:
+    """A device with its number: "cuda" is the current one."""
+    return torch.empty(0, device=device).device

@@ -12,15 +12,25 @@ import torch
 from mova_core.errors import CheckpointError, ExpertLoadError
 from mova_core.experts.protocol import VisionExpert
 from mova_core.fusion.text import TextEncoder
+from mova_core.model.language import LanguageOptions, set_attention
+from mova_core.model.quantization import is_quantized
 from mova_core.model.settings import LanguageSettings, TextSettings
 from mova_core.model.sources import find_source, find_weights
+from mova_core.routing.placed import execution_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from mova_core.cards.records import ExpertRecord
 
-def load_base(id: str, *, dtype: torch.dtype, device: torch.device) -> VisionExpert:
-    """The base encoder of that id, frozen.
+
+def load_base(base: str | ExpertRecord, *, dtype: torch.dtype, device: torch.device) -> VisionExpert:
+    """A base encoder, frozen.
+
+    Args:
+        base: its id, or its record where a checkpoint changes its card.
+        dtype: of its parameters and features.
+        device: where it goes.
 
     Raises:
         ExpertLoadError: if it is not installed, is no base encoder, or cannot be loaded.
@@ -28,17 +38,17 @@ def load_base(id: str, *, dtype: torch.dtype, device: torch.device) -> VisionExp
     from mova_core.cards.resolve import usable_expert
     from mova_core.experts.loading import load_expert
 
-    record = usable_expert(id)
+    record = usable_expert(base) if isinstance(base, str) else base
     if record.card is None or record.card.role != "base":
         raise ExpertLoadError(
-            "this expert is no base encoder", value=id, expected='a card with role = "base"'
+            "this expert is no base encoder", value=record.id, expected='a card with role = "base"'
         )
     if record.card.isolation == "process":
         raise ExpertLoadError(
             "a model's base encoder runs in the model's own process",
             value="isolation 'process'",
             expected="isolation 'none'",
-            hint=f"Change the card of {id}.",
+            hint=f"Change the card of {record.id}.",
         )
     beside = record.source.parent if record.source else None
     expert = load_expert(record.card, device=device, dtype=dtype, beside=beside, find=find_weights)
@@ -60,32 +70,42 @@ def load_text_encoder(
 
 
 def load_language_model(
-    settings: LanguageSettings, directory: Path, *, dtype: torch.dtype, device: torch.device
+    settings: LanguageSettings,
+    directory: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    options: LanguageOptions | None = None,
 ) -> PreTrainedModel:
     """The language model, frozen; its LoRAs come later.
 
+    Args:
+        settings: where it lies.
+        directory: the checkpoint.
+        dtype: of its weights, or of what is computed with quantised ones.
+        device: where it goes, unless the options share it out.
+        options: devices, bits and attention.
+
     Raises:
         CheckpointError: if its folder holds no causal language model that transformers knows.
+        ConfigError: if an option needs what is not installed, or does not suit the model.
     """
     from transformers import AutoModelForCausalLM
 
-    model = _pretrained(
-        AutoModelForCausalLM,
-        "language model",
-        settings.source,
-        directory,
-        dtype=dtype,
-        attn_implementation="sdpa",
-    )
-    placed: PreTrainedModel = model.to(device).requires_grad_(False)
-    return placed
+    options = options or LanguageOptions()
+    arguments = options.arguments(dtype, device)
+    model = _pretrained(AutoModelForCausalLM, "language model", settings.source, directory, **arguments)
+    placed: PreTrainedModel = model if "device_map" in arguments else model.to(device)
+    home = execution_device(placed.get_input_embeddings())
+    set_attention(placed, options.attn_implementation, device=home, dtype=dtype)
+    return placed.requires_grad_(False)
 
 
 def _pretrained(loader: Any, what: str, source: str, directory: Path, **options: Any) -> Any:
     """A transformers model read from this machine, without bars, and with every weight it needs."""
     folder = find_source(source, directory)
     try:
-        with _without_progress_bars():
+        with _quietly():
             model, report = loader.from_pretrained(
                 folder, local_files_only=True, output_loading_info=True, **options
             )
@@ -108,15 +128,17 @@ def _pretrained(loader: Any, what: str, source: str, directory: Path, **options:
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Keeps transformers' bars for the reading of local files, which takes a moment, off stderr."""
+def _quietly() -> Iterator[None]:
+    """Keeps transformers' bars, and its reports of what we check ourselves, off stderr."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
@@ -129,6 +151,12 @@ def save_inside(model: PreTrainedModel, source: str, directory: Path) -> None:
     scheme, _, place = source.partition(":")
     if scheme != "inside":
         return
+    if is_quantized(model) or any(weight.is_meta for weight in model.parameters()):
+        raise CheckpointError(
+            "a language model that is quantised or offloaded cannot be saved",
+            expected="all of its bits in memory",
+            hint="Load the checkpoint without quantization and device_map.",
+        )
     own = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" not in name}
     state = {name.replace(".base_layer.", "."): tensor for name, tensor in own.items()}
     carries = getattr(model, "_hf_peft_config_loaded", False)

@@ -4,34 +4,45 @@ config.json             names, numbers, pool manifest, fingerprint
 core.safetensors        the adapter without packs
 packs/<id>.safetensors  one expert's adapter weights each, carrying the fingerprint of their core
 answer/, router/        LoRAs of the language model, in peft's layout (optional)
+experts/<id>/           weights of experts and base encoder, where the checkpoint brings them (optional)
+release/                what `mova convert` needs to give a released layout back (optional)
 language_model/, text_encoder/   where these are not taken from elsewhere (`inside:` sources)
 """
 
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mova_core.cards.resolve import usable_expert
 from mova_core.errors import CheckpointError
 from mova_core.fusion.adapter import MovAdapter
 from mova_core.fusion.pack_files import load_pack, pack_notes, save_pack
 from mova_core.model.build import load_base, load_language_model, load_text_encoder, save_inside
+from mova_core.model.compiling import Compile, compile_arguments, compile_model
 from mova_core.model.config import MovaConfig
-from mova_core.model.fingerprint import core_fingerprint, state_digest
+from mova_core.model.devices import check_home, find_device, find_dtype
+from mova_core.model.fingerprint import core_fingerprint, folder_digest
+from mova_core.model.language import LanguageOptions
+from mova_core.model.own_cards import own_record
+from mova_core.routing.placed import execution_device
 
 if TYPE_CHECKING:
     from mova_core.model.modeling import MovaForConditionalGeneration
 
 M = TypeVar("M", bound="MovaForConditionalGeneration")
 LORAS = ("answer", "router")
+BROUGHT_ALONG = ("experts", "release")
 CORE = "core.safetensors"
 AGAIN = "Fetch or save the checkpoint again."
 
@@ -40,9 +51,11 @@ def load_model(
     cls: type[M],
     directory: Path,
     *,
-    dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
     adapter_dtype: torch.dtype | None = None,
+    compile: Compile = False,
+    **language: Any,
 ) -> M:
     """Builds a model from a checkpoint directory.
 
@@ -51,18 +64,51 @@ def load_model(
         directory: the checkpoint.
         dtype: of language model and base encoder; by default what the device computes fastest, see
             `preferred_dtype`.
-        device: where everything goes.
+        device: where everything goes; the CPU by default, and with a `device_map` where the language model
+            begins.
         adapter_dtype: of adapter and text encoder; float32 on CPU by default, else `dtype`.
+        compile: whether and how adapter and language model go through `torch.compile`, see
+            `mova_core.model.compiling`.
+        **language: devices, bits and attention of the language model, see
+            `mova_core.model.language.LanguageOptions`.
 
     Raises:
         CheckpointError: naming what is missing, corrupt or made for another core.
         PartsError: a part was not fetched; the message holds the command.
         ExpertLoadError: the base encoder is not installed or cannot be loaded.
+        ConfigError: an option is wrong, or needs what this machine does not have.
     """
     config = read_config(directory)
-    device = torch.device(device)
-    dtype = dtype or preferred_dtype(device)
-    adapter_dtype = adapter_dtype or (torch.float32 if device.type == "cpu" else dtype)
+    options = LanguageOptions(**language)
+    compile_arguments(compile)  # what is wrong with it is said before anything is read
+    first = find_device(device or ("cpu" if options.device_map is None else "auto"))
+    dtype = find_dtype(dtype) or preferred_dtype(first)
+    adapter_dtype = adapter_dtype or (torch.float32 if first.type == "cpu" else dtype)
+    adapter = _load_adapter(config, directory, adapter_dtype)
+    spoken = load_language_model(
+        config.language_settings, directory, dtype=dtype, device=first, options=options
+    )
+    home = execution_device(spoken.get_input_embeddings())
+    if device is not None:
+        check_home(home, first)
+    model = cls(
+        config,
+        base=load_base(own_record(usable_expert(config.base), config, directory), dtype=dtype, device=home),
+        text_encoder=load_text_encoder(config.text_settings, directory, dtype=adapter_dtype, device=home),
+        adapter=adapter.to(home),
+        language_model=spoken,
+    )
+    for name in LORAS:
+        if (directory / name).is_dir():
+            model.loras.load(name, directory / name)  # type: ignore[arg-type]
+    model.home = directory
+    model.eval()  # type: ignore[no-untyped-call]
+    compile_model(model, compile)
+    return model
+
+
+def _load_adapter(config: MovaConfig, directory: Path, dtype: torch.dtype) -> MovAdapter:
+    """The adapter with its packs, on the CPU."""
     settings = config.adapter_settings
     adapter = MovAdapter(
         width=settings.width,
@@ -73,25 +119,14 @@ def load_model(
         depth=settings.depth,
         ffn_ratio=settings.ffn_ratio,
         max_experts=settings.max_experts,
-    ).to(adapter_dtype)
+    ).to(dtype)
     adapter.load_core(read_tensors(directory / CORE))
     check_fingerprint(directory, config)
     for entry in config.manifest:
         adapter.add_pack(
             entry.id, read_pack(directory / "packs" / f"{entry.id}.safetensors", config.fingerprint)
         )
-    model = cls(
-        config,
-        base=load_base(config.base, dtype=dtype, device=device),
-        text_encoder=load_text_encoder(config.text_settings, directory, dtype=adapter_dtype, device=device),
-        adapter=adapter.to(device),
-        language_model=load_language_model(config.language_settings, directory, dtype=dtype, device=device),
-    )
-    for name in LORAS:
-        if (directory / name).is_dir():
-            model.loras.load(name, directory / name)  # type: ignore[arg-type]
-    model.eval()  # type: ignore[no-untyped-call]
-    return model
+    return adapter
 
 
 def preferred_dtype(device: torch.device) -> torch.dtype:
@@ -163,10 +198,7 @@ def stored_fingerprint(directory: Path, config: MovaConfig) -> str:
     answer = directory / "answer" / "adapter_model.safetensors"
     language = config.language_settings.source
     if language.startswith("inside:"):
-        folder = directory / language.partition(":")[2]
-        language = state_digest(
-            {k: v for f in sorted(folder.glob("*.safetensors")) for k, v in read_tensors(f).items()}
-        )
+        language = folder_digest(directory / language.partition(":")[2])
     return core_fingerprint(
         read_tensors(directory / CORE),
         read_tensors(answer) if answer.is_file() else {},
@@ -238,6 +270,23 @@ def _write(model: MovaForConditionalGeneration, made: Path, dtype: torch.dtype) 
         pack = copy.deepcopy(model.adapter.pack(entry.id)).to(dtype)
         save_pack(pack, made / "packs" / f"{entry.id}.safetensors", {"core": config.fingerprint})
     config.save_pretrained(made)
+    if model.home is not None:
+        _bring_along(model.home, made)
+
+
+def _bring_along(home: Path, made: Path) -> None:
+    """Folders of the checkpoint that a model came from and never changes: its experts, and the way back."""
+    for name in BROUGHT_ALONG:
+        if (home / name).is_dir():
+            shutil.copytree(home / name, made / name, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    """A second name for a large file where the disk allows that, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _stored(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

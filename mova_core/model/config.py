@@ -34,6 +34,8 @@ class MovaConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         prompt: how conversations are written.
         router: the checkpoint's router.
         pool: the experts it was trained with (the pool manifest).
+        cards: by expert or base encoder, what this checkpoint changes of its installed card, such as where
+            the weights lie; see `mova_core.model.own_cards`.
         image_token_id: stands for an image token in `input_ids`; beyond the language model's vocabulary.
         fingerprint: of core, base and answering language model; see `mova_core.model.fingerprint`.
         **kwargs: as for any transformers configuration.
@@ -53,6 +55,7 @@ class MovaConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         prompt: Given | None = None,
         router: Given | None = None,
         pool: Iterable[Given] = (),
+        cards: Mapping[str, Mapping[str, Any]] | None = None,
         image_token_id: int | None = None,
         fingerprint: str = "",
         **kwargs: Any,
@@ -65,6 +68,7 @@ class MovaConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         self.prompt = _plain(prompt or PromptSettings())
         self.router = _plain(router or RouterSettings())
         self.pool = [_plain(entry) for entry in pool]
+        self.cards = {id: dict(changes) for id, changes in (cards or {}).items()}
         self.image_token_id: Any = image_token_id  # a number in every checkpoint: `read_config` sees to it
         self.fingerprint = fingerprint
 

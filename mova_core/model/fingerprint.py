@@ -7,10 +7,13 @@ one would load and give nonsense, so it is refused.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from mova_core.experts.files import WeightFiles, weight_files
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
@@ -21,6 +24,38 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """`state_digest` of the safetensors files of a folder, with one tensor in memory at a time.
+
+    Raises:
+        ExpertLoadError: there are no weights, or they cannot be read.
+    """
+    return state_digest(_OneByOne(weight_files(folder)))
+
+
+class _OneByOne(Mapping[str, Tensor]):
+    """Tensors of some files, each of which is open only while a tensor of it is in use.
+
+    A file that stays open stays mapped, and what was read of it counts as memory in use.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files: dict[str, Path] = {}
+        for file in files:
+            with WeightFiles(file) as tensors:
+                self._files |= dict.fromkeys(tensors, file)
+
+    def __getitem__(self, name: str) -> Tensor:
+        with WeightFiles(self._files[name]) as tensors:
+            return tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 def core_fingerprint(

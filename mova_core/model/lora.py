@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from mova_core.errors import CheckpointError
+from mova_core.routing.placed import execution_device
 
 if TYPE_CHECKING:
-    import torch
     from peft import LoraConfig
     from transformers import PreTrainedModel
 
@@ -44,6 +46,7 @@ class Loras:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # two LoRAs are what we want
             self._model.add_adapter(config, adapter_name=name)
+        _bring_home(self._model, name, config)
         self._names.add(name)
         self._model.disable_adapters()
         self._on = None
@@ -117,3 +120,32 @@ class Loras:
         for parameter, wanted in zip(weights, trained, strict=True):
             parameter.requires_grad_(wanted)
         self._on = name
+
+
+def _bring_home(model: nn.Module, name: str, config: LoraConfig) -> None:
+    """Gives a LoRA real weights where its layers compute.
+
+    Layers that accelerate keeps in memory or on disk until they are needed have no weights to go by, and peft
+    leaves their LoRAs without any, too.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for module in layers:
+        home = execution_device(module.get_base_layer())
+        parts = [getattr(module, kind) for kind in module.adapter_layer_names]
+        absent = [each for each in parts if name in each and _is_absent(each[name])]
+        for each in absent:
+            each[name] = _made_real(each[name], home)
+        if absent:
+            module.reset_lora_parameters(name, config.init_lora_weights)
+
+
+def _is_absent(part: nn.Module | nn.Parameter) -> bool:
+    return part.is_meta if isinstance(part, nn.Parameter) else any(w.is_meta for w in part.parameters())
+
+
+def _made_real(part: nn.Module | nn.Parameter, home: torch.device) -> nn.Module | nn.Parameter:
+    if isinstance(part, nn.Parameter):
+        return nn.Parameter(torch.empty_like(part, device=home))
+    return part.to_empty(device=home)

@@ -43,8 +43,12 @@ class MovaForConditionalGeneration(PreTrainedModel):  # type: ignore[no-untyped-
         text_encoder: encodes the questions for the adapter's gate.
         adapter: core and packs.
         language_model: any causal language model of transformers.
+
+    Attributes:
+        home: the checkpoint directory it was loaded from; None for a model that was built otherwise.
     """
 
+    home: Path | None = None
     config: MovaConfig
     config_class = MovaConfig
     main_input_name = "input_ids"
@@ -131,7 +135,8 @@ class MovaForConditionalGeneration(PreTrainedModel):  # type: ignore[no-untyped-
                 hint="Write input_ids with MovaProcessor.",
             )
         words: Tensor = self.get_input_embeddings()(input_ids.masked_fill(places, 0))  # [b, s, d]
-        return words.masked_scatter(places[..., None], image_tokens.to(words.dtype))
+        places = places.to(words.device)
+        return words.masked_scatter(places[..., None], image_tokens.to(words))
 
     def forward(
         self,
@@ -180,9 +185,9 @@ class MovaForConditionalGeneration(PreTrainedModel):  # type: ignore[no-untyped-
             hidden = decoder(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs).last_hidden_state
         told = labels[:, 1:] != -100  # [b, s - 1]
         head: Any = self.language_model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        logits = head(hidden[:, :-1][told]).float()  # [p, v]
+        logits = head(hidden[:, :-1][told.to(hidden.device)]).float()  # [p, v]
         return CausalLMOutputWithPast(
-            loss=torch.nn.functional.cross_entropy(logits, labels[:, 1:][told]),
+            loss=torch.nn.functional.cross_entropy(logits, labels[:, 1:][told].to(logits.device)),
             logits=logits,
         )
 

@@ -20,6 +20,7 @@ from mova_core.experts.streams import stream_tensor
 from mova_core.fusion.text import QuestionTokenizer
 from mova_core.model.build import load_tokenizer
 from mova_core.model.config import MovaConfig
+from mova_core.model.own_cards import own_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,7 +86,7 @@ class MovaProcessor:
 
         folder = Path(directory)
         config = read_config(folder)
-        card = usable_expert(config.base).card
+        card = own_record(usable_expert(config.base), config, folder).card
         return cls(
             config,
             tokenizer=load_tokenizer(config.language_settings.source, folder),
@@ -104,15 +105,23 @@ class MovaProcessor:
 
     def write(self, turns: Sequence[Turn]) -> str:
         """A conversation as the language model reads it, image tokens included."""
-        text = ""
+        text = self.prompt.begin
         for turn in turns:
-            places = (self.prompt.image_token * self.image_tokens + "\n") * len(turn.images)
-            text += self.prompt.user.replace("{images}", places).replace("{question}", self._asked(turn))
+            text += self.asked(self._question(turn), images=len(turn.images))
             if turn.answer is not None:
-                text += self.prompt.assistant.replace("{answer}", " " + turn.answer)
+                text += self.answered(turn.answer)
         return text
 
-    def _asked(self, turn: Turn) -> str:
+    def asked(self, question: str, *, images: int) -> str:
+        """One user turn, with the places of its images."""
+        places = (self.prompt.image_token * self.image_tokens + self.prompt.image_end) * images
+        return self.prompt.user.replace("{images}", places).replace("{question}", question)
+
+    def answered(self, answer: str) -> str:
+        """One turn of the assistant, with the mark that ends it."""
+        return self.prompt.assistant.replace("{answer}", answer)
+
+    def _question(self, turn: Turn) -> str:
         for mark in (self.prompt.image_token, *self.tokenizer.all_special_tokens):
             if mark in turn.question:
                 raise InputError(
@@ -125,12 +134,19 @@ class MovaProcessor:
 
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask` [b, s] of written conversations, padded on the left."""
-        rows = [self.text_ids(text) for text in texts]
+        rows = [self.begin_ids() + self.text_ids(text) for text in texts]
         batch = self.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
 
+    def begin_ids(self) -> list[int]:
+        """What the tokenizer itself puts before a text, where the prompt asks for that."""
+        if not self.prompt.tokenizer_begins:
+            return []
+        first = self.tokenizer.encode("")
+        return [first[0]] if first and first[0] == self.tokenizer.bos_token_id else []
+
     def text_ids(self, text: str) -> list[int]:
-        """Token ids of a written conversation, the image token's own id in its places."""
+        """Token ids of a piece of a conversation, the image token's own id in its places."""
         ids: list[int] = []
         pieces = text.split(self.prompt.image_token)
         for number, piece in enumerate(pieces):
@@ -177,7 +193,7 @@ def check_question(question: str) -> str:
     """The question, if it can be asked.
 
     Raises:
-        InputError: if it is empty or too long.
+        InputError: if it is empty, too long, or no text that UTF-8 can hold.
     """
     if not question.strip():
         raise InputError(
@@ -190,4 +206,13 @@ def check_question(question: str) -> str:
             expected=f"at most {MAX_QUESTION_CHARACTERS:,}",
             hint="Shorten it.",
         )
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            "the question holds half a character",
+            value=question[error.start].encode(errors="backslashreplace").decode(),
+            expected="text that can be written as UTF-8",
+            hint="Type it again.",
+        ) from error
     return question

@@ -62,35 +62,62 @@ class LanguageSettings(Spec):
 
 
 class PromptSettings(Spec):
-    """How a conversation is written down for the answering pass.
+    """How a conversation is written down, for the answering pass and around a routing question.
 
     Args:
+        begin: what stands before the first turn, such as a system turn.
         user: one user turn, with `{images}` and `{question}`.
         assistant: one answered turn, with `{answer}`.
         image_token: stands for one image token in the text.
+        image_end: what follows the tokens of each image.
         stop: text that ends an answer.
+        tokenizer_begins: whether the tokenizer's own beginning, where it has one, stands before `begin`.
     """
 
+    begin: str = ""
     user: str = "<|im_start|>user\n{images}{question}<|im_end|>\n<|im_start|>assistant\n"
-    assistant: str = "{answer}<|im_end|>\n"
+    assistant: str = " {answer}<|im_end|>\n"
     image_token: str = "<image>"
+    image_end: str = "\n"
     stop: str = "<|im_end|>"
+    tokenizer_begins: bool = False
+
+
+class ListwiseSettings(Spec):
+    """The words with which a listwise router asks, between the marks of a user turn.
+
+    Args:
+        before_image, after_image, line, separator, none: as for `mova_core.routing.prompt.ListwisePrompt`.
+        order: ids in the order of their labels; experts not named follow by id.
+        descriptions: by id, what stands in place of the first description of the expert's card.
+    """
+
+    before_image: str = ""
+    after_image: str
+    line: str = "{label}: {description}"
+    separator: str = ", "
+    none: str = "none"
+    order: tuple[Identifier, ...] = ()
+    descriptions: dict[Identifier, Text] = {}
 
 
 class RouterSettings(Spec):
     """The checkpoint's own router.
 
     Args:
-        kind: "pointwise" or "listwise".
-        max_experts: the most experts a route holds.
+        kind: "pointwise"; "listwise"; or "free", which reads whatever the language model writes as the
+            released MoVA does.
+        max_experts: the most experts a route holds; "free" knows no such bound.
         bias, temperature, threshold: calibration of a pointwise router, see `mova_core.routing.calibration`.
+        listwise: the words of a listwise or free router; our own without them.
     """
 
-    kind: Literal["pointwise", "listwise"] = "pointwise"
+    kind: Literal["pointwise", "listwise", "free"] = "pointwise"
     max_experts: PositiveInt = 3
     bias: float = 0.0
     temperature: Annotated[float, Field(gt=0)] = 1.0
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    listwise: ListwiseSettings | None = None
 
 
 class PoolEntry(Spec):

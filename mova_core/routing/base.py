@@ -35,7 +35,11 @@ class Candidate(Protocol):
 
 
 class Router(Protocol):
-    """Decides which experts look at an image before a question about it is answered."""
+    """Decides which experts look at an image before a question about it is answered.
+
+    A router that never reads images may say so with an attribute `looks = False`: then nobody prepares
+    routing tokens for it.
+    """
 
     def route(
         self, images: Sequence[ImageInput], questions: Sequence[str], pool: Iterable[Candidate]
@@ -53,6 +57,11 @@ class Router(Protocol):
         Raises:
             RoutingError: if there are not as many questions as images, or the pool cannot be offered.
         """
+
+
+def looks(router: Router) -> bool:
+    """Whether a router reads images, as it does unless it says otherwise."""
+    return bool(getattr(router, "looks", True))
 
 
 def candidates(pool: Iterable[Candidate]) -> tuple[Candidate, ...]:

@@ -15,6 +15,7 @@ class AllRouter:
     """Chooses every expert on offer, in the order of their ids."""
 
     name = "all"
+    looks = False
 
     def route(
         self, images: Sequence[ImageInput], questions: Sequence[str], pool: Iterable[Candidate]
@@ -29,6 +30,7 @@ class NoneRouter:
     """Chooses no expert: the base encoder alone."""
 
     name = "none"
+    looks = False
 
     def route(
         self, images: Sequence[ImageInput], questions: Sequence[str], pool: Iterable[Candidate]
@@ -50,6 +52,7 @@ class FixedRouter:
     """
 
     name = "fixed"
+    looks = False
 
     def __init__(self, ids: Sequence[str]) -> None:
         self.ids = tuple(ids)
@@ -96,6 +99,7 @@ class RandomRouter:
     """
 
     name = "random"
+    looks = False
 
     def __init__(
         self, count: int | None = None, *, like: Sequence[Route] | None = None, seed: int = 0

@@ -14,15 +14,20 @@ Notation for tensor shapes:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
 from mova_core.errors import RoutingError
+from mova_core.routing.asking import Asked
 from mova_core.routing.labels import Path, SpelledLabels
-from mova_core.routing.language import Context, Piece, Reading, RoutingLanguageModel, Row
+from mova_core.routing.language import Reading, RoutingLanguageModel, Row
 from mova_core.routing.trie import Trie
+
+AfterStep: TypeAlias = Callable[[Mapping[int, int]], None]
+"""Told of the labels, by row, that one step decided; of none if it ended every answer."""
 
 STOP = -1
 """The option that chooses nothing more."""
@@ -96,19 +101,27 @@ class Decoded:
 
 
 def decode(
-    language: RoutingLanguageModel, prompts: Sequence[Sequence[Piece]], grammar: AnswerGrammar
+    language: RoutingLanguageModel, asked: Asked, grammar: AnswerGrammar, after_step: AfterStep
 ) -> list[Decoded]:
     """Answer prompts greedily under a grammar, in at most k forward passes for the whole batch.
+
+    Args:
+        language: the language model that answers.
+        asked: the prompts.
+        grammar: their legal answers.
+        after_step: told after every forward pass which label it decided for which row, each of which is part
+            of that row's answer.
 
     Raises:
         RoutingError: if the language model gives logits that are not finite.
     """
-    chosen: list[tuple[int, ...]] = [()] * len(prompts)
-    first: list[tuple[float, ...]] = [()] * len(prompts)
-    tries = [grammar.step(())] * len(prompts)
-    trunks: list[Sequence[Piece]] = list(prompts)
-    context: Context | None = None
+    trunks = list(asked.trunks)
+    chosen: list[tuple[int, ...]] = [()] * len(trunks)
+    first: list[tuple[float, ...]] = [()] * len(trunks)
+    tries = [grammar.step(())] * len(trunks)
+    context = asked.context
     while any(tries):
+        decided: dict[int, int] = {}
         rows = [Row(trunk, _branches(trie)) for trunk, trie in zip(trunks, tries, strict=True)]
         reading = language.read(rows, context, keep=True)
         context = reading.context
@@ -125,7 +138,9 @@ def decode(
                 continue
             trunks[row] = (grammar.tokens(label, len(chosen[row])),)
             chosen[row] += (label,)
+            decided[row] = label
             tries[row] = grammar.step(chosen[row])
+        after_step(decided)
     return [Decoded(labels, offered) for labels, offered in zip(chosen, first, strict=True)]
 
 

@@ -18,8 +18,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mova_core.errors import ConfigError, InputError
 from mova_core.routing.base import ImageInput
+from mova_core.routing.beginnings import Beginnings, model_state
 from mova_core.routing.images import See, routing_tokens
 from mova_core.routing.labels import Path, encode
+from mova_core.routing.placed import TREE_ATTENTION, can_read_trees, execution_device, tree_attention
 from mova_core.routing.tree import lay_out, stale, visible
 
 if TYPE_CHECKING:
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 Piece: TypeAlias = Path | Tensor
 """A stretch of a prompt: token ids, or embeddings [n_r, d]."""
 
-TREE_ATTENTION = ("eager", "sdpa")
-"""Implementations of attention that take a mask of our own."""
+WORTH_KEEPING = 32
+"""Tokens from which on a text is read ahead: below, a pass of its own costs more than it saves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class RoutingLanguageModel:
         tokenizer: its tokenizer.
         see: looks at pictures; without it images must come as routing tokens.
         adapter: makes the context in which a pass runs, for instance one that switches a LoRA on.
+        start: tokens that open every prompt, such as the beginning that a tokenizer puts before a text.
 
     Raises:
         ConfigError: if the model's attention cannot take a mask of our own.
@@ -97,12 +100,12 @@ class RoutingLanguageModel:
         *,
         see: See | None = None,
         adapter: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        start: Path = (),
     ) -> None:
-        attention = model.config._attn_implementation
-        if attention not in TREE_ATTENTION:
+        if not can_read_trees(model):
             raise ConfigError(
-                "this attention cannot route",
-                value=attention,
+                "this attention cannot route, and the model's code knows no switch to another",
+                value=model.config._attn_implementation,
                 expected=" or ".join(TREE_ATTENTION),
                 hint='Load the language model with attn_implementation="sdpa".',
             )
@@ -110,6 +113,8 @@ class RoutingLanguageModel:
         self.tokenizer = tokenizer
         self.see = see
         self.adapter = adapter
+        self.start = tuple(start)
+        self._beginnings = Beginnings()
 
     def look(self, images: Sequence[ImageInput]) -> list[Tensor]:
         """Routing tokens [n_r, d] of each image."""
@@ -118,6 +123,50 @@ class RoutingLanguageModel:
     def encode(self, text: str) -> Path:
         """Tokens of a text; special tokens written in it are recognised, none are added."""
         return encode(self.tokenizer, text)
+
+    def opening(self, text: str) -> Path:
+        """Tokens of a text that opens a prompt."""
+        return self.start + self.encode(text)
+
+    def begin(self, text: Path, rows: int) -> Context | None:
+        """What there is to know of a text that opens every row, read once and kept for later calls.
+
+        Call it with the adapter on that is on for the rest. Nothing changes but the time it takes.
+
+        Args:
+            text: tokens that depend on neither image nor question.
+            rows: how many rows they open.
+
+        Returns:
+            The context to read the rest of each row on from; None where the text is to be read along with the
+            rest: if it is short, gradients are wanted, the model is in training mode or has a sliding window.
+
+        Raises:
+            InputError: if the text alone is longer than the model can read.
+        """
+        window = getattr(self.model.config.get_text_config(), "sliding_window", None)
+        if len(text) < WORTH_KEEPING or torch.is_grad_enabled() or self.model.training or window is not None:
+            return None
+        device = self._device
+        cache = self._beginnings.cache(
+            text, rows, model_state(self.model, device), lambda: self._read_alone(text)
+        )
+        branch = torch.zeros(rows, len(text), dtype=torch.long, device=device)  # [b, s]
+        return Context(cache, branch, (len(text),) * rows)
+
+    def forget(self) -> None:
+        """Drop what `begin` has kept: to free memory, or after weights were written through `.data`.
+
+        All other changes of weights are noticed; see `mova_core.routing.beginnings.model_state`.
+        """
+        self._beginnings.forget()
+
+    def _read_alone(self, text: Path) -> Cache:
+        """Keys and values of a text in one row."""
+        cache = self._new_cache()
+        nothing = torch.zeros(1, 0, dtype=torch.long, device=self._device)
+        self.read([Row([text])], Context(cache, nothing, (0,)))
+        return cache
 
     def read(self, rows: Sequence[Row], context: Context | None = None, *, keep: bool = False) -> Reading:
         """Read trunks and branches in one forward pass; gradients flow.
@@ -143,13 +192,14 @@ class RoutingLanguageModel:
         mask = torch.zeros_like(blocked, dtype=embeds.dtype)
         mask = mask.masked_fill(blocked, torch.finfo(embeds.dtype).min)
         cache = context.cache if context else self._new_cache() if keep else None
-        output = self._parts.get_decoder()(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            position_ids=layout.position.to(embeds.device),
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
+        with tree_attention(self.model):
+            output = self._parts.get_decoder()(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                position_ids=layout.position.to(embeds.device),
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
         kept = None
         if keep and cache is not None:
             lengths = tuple(start + len(spans[0]) for start, spans in zip(starts, layout.spans, strict=True))
@@ -167,9 +217,11 @@ class RoutingLanguageModel:
             logits: Tensor = head(hidden)
             return (logits if tokens is None else logits[..., list(tokens)]).float()  # [..., t]
         chosen = torch.tensor(tokens, device=head.weight.device)
+        weight = head.weight[chosen].float()
         bias = None if head.bias is None else head.bias[chosen].float()
         with torch.autocast(hidden.device.type, enabled=False):
-            return nn.functional.linear(hidden.float(), head.weight[chosen].float(), bias)  # [..., t]
+            # The head may be on another device than the last layer, where a model is spread over several.
+            return nn.functional.linear(hidden.to(weight.device).float(), weight, bias)  # [..., t]
 
     @property
     def _parts(self) -> Any:
@@ -181,18 +233,27 @@ class RoutingLanguageModel:
         table: nn.Embedding = self._parts.get_input_embeddings()
         return table
 
+    @property
+    def _device(self) -> torch.device:
+        """Where embeddings come out, which an offloaded table's own weights do not tell."""
+        return execution_device(self._words)
+
     def _embed(self, rows: Sequence[Row]) -> Tensor:
         """Embeddings [b, q, d] of all rows, images in their places, padded on the right."""
-        table = self._words
+        table, device = self._words, self._device
         pieces = [[*row.trunk, *row.branches] for row in rows]
         texts = [piece for row in pieces for piece in row if not isinstance(piece, Tensor)]
-        flat = torch.tensor([token for text in texts for token in text], device=table.weight.device).long()
+        flat = torch.tensor([token for text in texts for token in text], device=device).long()
         ends = torch.tensor([len(text) for text in texts]).cumsum(0)
         words = iter(table(flat).tensor_split(ends[:-1]))  # for each text [n, d]
         joined = []
         for row in pieces:
-            parts = [piece.to(table.weight) if isinstance(piece, Tensor) else next(words) for piece in row]
-            joined.append(torch.cat([table.weight.new_zeros(0, table.embedding_dim), *parts]))  # [n, d]
+            parts = [
+                piece.to(device, table.weight.dtype) if isinstance(piece, Tensor) else next(words)
+                for piece in row
+            ]
+            nothing = torch.zeros(0, table.embedding_dim, dtype=table.weight.dtype, device=device)
+            joined.append(torch.cat([nothing, *parts]))  # [n, d]
         return pad_sequence(joined, batch_first=True)
 
     def _new_cache(self) -> Cache:

@@ -8,17 +8,19 @@ Notation for tensor shapes:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mova_core.errors import RoutingError
+from mova_core.routing.asking import ask
 from mova_core.routing.base import MAX_EXPERTS, Candidate, ImageInput, check_limit, check_pairs
 from mova_core.routing.constrained import AnswerGrammar, Decoded, decode
+from mova_core.routing.eager import Decided, tell_nobody
 from mova_core.routing.labels import Path, single_token, spell
-from mova_core.routing.language import Piece, RoutingLanguageModel, Row
-from mova_core.routing.offers import Offer, Order, plain_offers
+from mova_core.routing.language import RoutingLanguageModel, Row
+from mova_core.routing.offers import Offer, Order, check_descriptions, check_order, plain_offers
 from mova_core.routing.prompt import ListwisePrompt
 from mova_core.routing.route import Route
 
@@ -35,10 +37,12 @@ class ListwiseRouter:
         language: the language model that writes.
         prompt: the words it is asked with.
         k: the most experts a route may hold.
-        order: whether labels are given by id or in the order of the pool.
+        order: who gets the first label: by id, in the order of the pool, or in an order of ids.
+        descriptions: by id, what the prompt says of an expert instead of its own first wording.
 
     Raises:
-        RoutingError: if the prompt's end of an answer is not a single token.
+        RoutingError: if the prompt's end of an answer is not a single token, an order names an expert twice,
+            or a description says nothing.
     """
 
     name = "listwise"
@@ -50,15 +54,16 @@ class ListwiseRouter:
         prompt: ListwisePrompt | None = None,
         k: int = MAX_EXPERTS,
         order: Order = "id",
+        descriptions: Mapping[str, str] | None = None,
     ) -> None:
         self.language = language
         self.prompt = prompt or ListwisePrompt()
         self.k = check_limit(k)
-        self.order: Order = order
+        self.order = check_order(order)
+        self.descriptions = check_descriptions(descriptions)
         self._end = single_token(language.tokenizer, self.prompt.chat.end, "the end of an answer")
         self._grammars: dict[int, AnswerGrammar] = {}
 
-    @torch.no_grad()
     def route(
         self, images: Sequence[ImageInput], questions: Sequence[str], pool: Iterable[Candidate]
     ) -> list[Route]:
@@ -67,14 +72,30 @@ class ListwiseRouter:
         Raises:
             RoutingError: also if the vocabulary cannot spell labels for a pool of this size.
         """
+        return self.route_in_steps(images, questions, pool, tell_nobody)
+
+    @torch.no_grad()
+    def route_in_steps(
+        self,
+        images: Sequence[ImageInput],
+        questions: Sequence[str],
+        pool: Iterable[Candidate],
+        decided: Decided,
+    ) -> list[Route]:
+        """As `route`; a step is a forward pass, which decides one expert of every route that goes on."""
         check_pairs(images, questions)
-        offers = plain_offers(pool, self.order)
+        offers = plain_offers(pool, self.order, self.descriptions)
         if not offers or not questions:
             return [Route((), {}, self.name) for _ in questions]
         grammar = self._grammar(len(offers))
+
+        def tell(labels: Mapping[int, int]) -> None:
+            decided({row: offers[label].id for row, label in labels.items()})
+
         with self.language.adapter():
-            prompts = self._prompts(images, questions, [offers] * len(questions))
-            return [self._route(decoded, offers) for decoded in decode(self.language, prompts, grammar)]
+            asked = ask(self.language, self.prompt, images, questions, [offers] * len(questions))
+            answers = decode(self.language, asked, grammar, tell)
+        return [self._route(answer, offers) for answer in answers]
 
     def loss(
         self,
@@ -106,9 +127,9 @@ class ListwiseRouter:
             raise RoutingError("offers and useful experts must fit some samples", value=given)
         answers = [self.target(shown, ids) for shown, ids in zip(offers, useful, strict=True)]
         with self.language.adapter():
-            prompts = self._prompts(images, questions, offers)
-            rows = [Row([*prompt, answer[:-1]]) for prompt, answer in zip(prompts, answers, strict=True)]
-            reading = self.language.read(rows)
+            asked = ask(self.language, self.prompt, images, questions, offers)
+            rows = [Row([*trunk, answer[:-1]]) for trunk, answer in zip(asked.trunks, answers, strict=True)]
+            reading = self.language.read(rows, asked.context)
             said = [
                 reading.hidden[row, list(spans[0])[-len(answer) :]]  # [m, d]
                 for row, (spans, answer) in enumerate(zip(reading.spans, answers, strict=True))
@@ -133,21 +154,7 @@ class ListwiseRouter:
             self._grammars[count] = AnswerGrammar(labels, none, self._end, self.k)
         return self._grammars[count]
 
-    def _prompts(
-        self, images: Sequence[ImageInput], questions: Sequence[str], offers: Sequence[Sequence[Offer]]
-    ) -> list[list[Piece]]:
-        head = self.language.encode(self.prompt.head)
-        seen = self.language.look(images)
-        return [
-            [head, image, self.language.encode(self.prompt.ask(question, _descriptions(shown)))]
-            for image, question, shown in zip(seen, questions, offers, strict=True)
-        ]
-
     def _route(self, decoded: Decoded, offers: Sequence[Offer]) -> Route:
         probabilities = {offer.id: p for offer, p in zip(offers, decoded.first, strict=True)}
         chosen = sorted(decoded.chosen, key=lambda label: -decoded.first[label])
         return Route(tuple(offers[label].id for label in chosen), probabilities, self.name)
-
-
-def _descriptions(offers: Sequence[Offer]) -> list[str]:
-    return [offer.description for offer in offers]

@@ -6,15 +6,16 @@ a pool that is shuffled, reworded and cut at random, and without that it fails o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from mova_core.errors import RoutingError
 from mova_core.routing.base import Candidate, candidates
 
-Order = Literal["id", "pool"]
+Order: TypeAlias = Literal["id", "pool"] | Sequence[str]
+"""By id, as the pool comes, or ids in the order wanted; experts that are not named follow by id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +31,61 @@ class Offer:
     description: str
 
 
-def plain_offers(pool: Iterable[Candidate], order: Order = "id") -> tuple[Offer, ...]:
-    """The first wording of every expert, sorted by id or in the order of the pool.
+def plain_offers(
+    pool: Iterable[Candidate], order: Order = "id", descriptions: Mapping[str, str] | None = None
+) -> tuple[Offer, ...]:
+    """One wording of every expert, in a certain order.
+
+    Args:
+        pool: experts on offer.
+        order: see `Order`. Ids that are not on offer are passed over, since a pool may be a part of the one
+            that the order was made for.
+        descriptions: by id, what to say of an expert instead of its own first wording.
 
     Raises:
-        RoutingError: if two experts share an id or one has no description.
+        RoutingError: if two experts share an id, one has no description, or the order or a description given
+            is unfit.
     """
     listed = tuple(pool)
     checked = candidates(listed)
-    return tuple(
-        Offer(candidate.id, _wordings(candidate)[0]) for candidate in (checked if order == "id" else listed)
-    )
+    check_order(order)
+    said = check_descriptions(descriptions)
+    if order == "pool":
+        ranked: Sequence[Candidate] = listed
+    else:
+        ranks = {} if order == "id" else {id: rank for rank, id in enumerate(order)}
+        ranked = sorted(checked, key=lambda candidate: ranks.get(candidate.id, len(ranks)))  # stable
+    return tuple(Offer(candidate.id, said.get(candidate.id, _wordings(candidate)[0])) for candidate in ranked)
+
+
+def check_order(order: Order) -> Order:
+    """A legal order, unchanged.
+
+    Raises:
+        RoutingError: if it is a word other than "id" and "pool", or names an expert twice.
+    """
+    if isinstance(order, str):
+        if order not in ("id", "pool"):
+            raise RoutingError(
+                "no such order of labels", value=order, expected='"id", "pool", or ids in order'
+            )
+    elif len(set(order)) < len(order):
+        raise RoutingError(
+            "an order of labels names an expert twice", value=", ".join(order), expected="distinct ids"
+        )
+    return order
+
+
+def check_descriptions(descriptions: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Descriptions by id, unchanged; none if none are given.
+
+    Raises:
+        RoutingError: if one of them says nothing.
+    """
+    for id, text in (descriptions or {}).items():
+        if not text.strip():
+            raise RoutingError("a description says nothing", value=id, expected="some words for this expert")
+    return descriptions or {}
 
 
 def random_offers(

@@ -113,21 +113,21 @@ class PointwiseRouter:
         if not asked or not asked[0]:
             return torch.zeros(len(questions), 0)
         with self.language.adapter():
-            trunks = self._trunks(images, questions)
+            pairs = list(zip(self.language.look(images), questions, strict=True))
             branches = [[self.language.encode(self.prompt.about(text)) for text in texts] for texts in asked]
-            chunks = [self._score(trunks, chunk) for chunk in self._chunks(branches)]
+            chunks = [self._score(pairs, chunk) for chunk in self._chunks(branches)]
         return torch.cat(chunks, dim=1)  # [b, e]
 
-    def _trunks(self, images: Sequence[ImageInput], questions: Sequence[str]) -> list[list[Piece]]:
-        head = self.language.encode(self.prompt.head)
-        return [
-            [head, image, self.language.encode(self.prompt.ask(question))]
-            for image, question in zip(self.language.look(images), questions, strict=True)
-        ]
-
-    def _score(self, trunks: Sequence[Sequence[Piece]], branches: Sequence[Sequence[Path]]) -> Tensor:
+    def _score(self, pairs: Sequence[tuple[Tensor, str]], branches: Sequence[Sequence[Path]]) -> Tensor:
         """Scores [b, e] of some branches for all samples, in one forward pass."""
-        reading = self.language.read([Row(trunk, own) for trunk, own in zip(trunks, branches, strict=True)])
+        head = self.language.opening(self.prompt.head)
+        context = self.language.begin(head, len(pairs))  # afresh for each chunk: reading on changes it
+        opening: list[Piece] = [] if context else [head]
+        rows = [
+            Row([*opening, image, self.language.encode(self.prompt.ask(question))], own)
+            for (image, question), own in zip(pairs, branches, strict=True)
+        ]
+        reading = self.language.read(rows, context)
         ends = torch.tensor(
             [[span[-1] for span in spans[1:]] for spans in reading.spans], device=reading.hidden.device
         )  # [b, e]

@@ -76,13 +76,21 @@ class PointwisePrompt:
 class ListwisePrompt:
     """Lists all descriptions under labels and asks for the labels that help.
 
+    The list stands before the image or after it. Before it, the list is the same for every question about any
+    image, and is read once (`RoutingLanguageModel.begin`); after it, the language model has seen the image
+    when it reads the list, as in the paper's released model.
+
     Args:
         chat: turn marks of the language model.
-        before_image: text between the opening of the turn and the image.
-        after_image: text after the image, with `{experts}` and `{question}`.
+        before_image: text between the opening of the turn and the image, with `{experts}` or without.
+        after_image: text after the image, with `{question}`, and with `{experts}` if they do not stand before
+            it.
         line: one entry of the list, with `{label}` and `{description}`.
         separator: what stands between two labels of an answer.
         none: the answer that chooses no expert.
+
+    Raises:
+        ConfigError: if a placeholder is missing, or `{experts}` stands in both places.
     """
 
     chat: ChatFormat = CHATML
@@ -96,23 +104,33 @@ class ListwisePrompt:
     none: str = "none"
 
     def __post_init__(self) -> None:
-        _require("after_image", self.after_image, "{experts}", "{question}")
+        _require("after_image", self.after_image, "{question}")
         _require("line", self.line, "{label}", "{description}")
+        if "{experts}" not in self.before_image:
+            _require("after_image", self.after_image, "{experts}")
+        elif "{experts}" in self.after_image:
+            raise ConfigError(
+                "the prompt lists the experts twice",
+                value=f"{self.before_image!r} and {self.after_image!r}",
+                expected="{experts} in `before_image` or in `after_image`",
+            )
         if not self.separator or not self.none:
             raise ConfigError("a listwise prompt needs a separator and a word for none", expected="some text")
 
-    @property
-    def head(self) -> str:
+    def head(self, descriptions: Sequence[str]) -> str:
         """Everything before the image."""
-        return self.chat.prefix + self.before_image
+        return self.chat.prefix + _fill(self.before_image, experts=self._listed(descriptions))
 
     def ask(self, question: str, descriptions: Sequence[str]) -> str:
         """Everything after the image, up to where the labels are answered."""
-        listed = "\n".join(
+        listed = self._listed(descriptions)
+        return _fill(self.after_image, experts=listed, question=question) + self.chat.suffix
+
+    def _listed(self, descriptions: Sequence[str]) -> str:
+        return "\n".join(
             _fill(self.line, label=label, description=description)
             for label, description in zip(labels(len(descriptions)), descriptions, strict=True)
         )
-        return _fill(self.after_image, experts=listed, question=question) + self.chat.suffix
 
 
 def _fill(template: str, **values: str) -> str:
@@ -128,3 +146,13 @@ def _require(field: str, template: str, *placeholders: str) -> None:
                 value=template,
                 expected=f"{placeholder} in it",
             )
+
+
+POOL_FIRST = ListwisePrompt(
+    before_image="Experts:\n{experts}\n",
+    after_image=(
+        "\nQuestion: {question}\n"
+        "Which experts help to answer the question? Answer with their letters, or none."
+    ),
+)
+"""The default words with the experts before the image, so that a pool is read once for all questions."""

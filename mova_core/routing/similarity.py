@@ -66,6 +66,7 @@ class SimilarityRouter:
     """
 
     name = "similarity"
+    looks = False
 
     def __init__(self, encode: Encode, *, k: int = MAX_EXPERTS, threshold: float = 0.25) -> None:
         if not -1 <= threshold <= 1:

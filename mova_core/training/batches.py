@@ -140,16 +140,15 @@ class Collator:
 
     def _conversations(self, batch: Sequence[Drawn]) -> dict[str, Tensor]:
         """Conversations padded on the right, labels on the answers and their stop marks only."""
-        prompt, write = self.processor.prompt, self.processor.text_ids
+        processor, write = self.processor, self.processor.text_ids
         rows: list[list[int]] = []
         labels: list[list[int]] = []
         for drawn in batch:
-            ids: list[int] = []
-            told: list[int] = []
+            ids = processor.begin_ids() + write(processor.prompt.begin)
+            told = [-100] * len(ids)
             for number, (question, answer) in enumerate(drawn.turns):
-                places = prompt.image_token * self.processor.image_tokens + "\n" if number == 0 else ""
-                asked = write(prompt.user.replace("{images}", places).replace("{question}", question))
-                answered = write(prompt.assistant.replace("{answer}", " " + answer))
+                asked = write(processor.asked(question, images=int(number == 0)))
+                answered = write(processor.answered(answer))
                 ids += asked + answered
                 told += [-100] * len(asked) + answered
             rows.append(ids)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from mova_core.cards.card import ExpertCard
 from mova_core.cards.manifest import read_expert_card
 
-TABLES = ("input", "features", "memory_mb", "weights")
+TABLES = ("input", "features", "memory_mb", "weights", "options")
 
 words = st.text(st.characters(categories=("L", "N", "P", "S"), include_characters=" "), min_size=1).filter(
     str.strip

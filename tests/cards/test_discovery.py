@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import sys
 import warnings
@@ -152,6 +153,28 @@ def test_requirements_of_extras_and_other_systems_are_not_missed(site: Any, card
     requires = ['toy-none; extra == "all"', 'toy-none; sys_platform == "toy-os"']
     site.install_expert("toy-k", card_toml("toy-k"), requires=requires)
     assert only("toy-k").status == "ok"
+
+
+def test_what_is_installed_after_a_discovery_is_seen_by_the_next(site: Any, card_toml: CardText) -> None:
+    card = card_toml("toy-later", ("toy_package.code", "toy_code.code"))
+    site.install_expert("toy-later", card, requires=["toy-needed>=2"])
+    assert only("toy-later").problem == "needs toy-needed>=2"
+    site.install("toy-needed", groups={}, files={}, version="2.1")
+    importlib.invalidate_caches()
+    assert only("toy-later").problem == "needs the package toy_code"
+    site.install("toy-code", groups={}, files={"toy_code/__init__.py": ""})
+    importlib.invalidate_caches()
+    assert only("toy-later").status == "ok"
+
+
+@pytest.mark.parametrize("version", ["1.9", "", "no version"])
+def test_a_version_that_does_not_fit_or_is_none_misses_the_requirement(
+    site: Any, card_toml: CardText, version: str
+) -> None:
+    site.install_expert("toy-old", card_toml("toy-old"), requires=["toy-needed>=2"])
+    info = site.install("toy-needed", groups={}, files={})
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: toy-needed\nVersion: {version}\n")
+    assert only("toy-old").status == "missing-dependency"
 
 
 def test_conflict_of_two_distributions(site: Any, card_toml: CardText) -> None:

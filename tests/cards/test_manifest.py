@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tomllib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mova_core.cards.manifest import IncompatibleCardError, read_expert_card, read_model_card
+from mova_core.cards.manifest import IncompatibleCardError, read_document, read_expert_card, read_model_card
 from mova_core.cards.warning import CardWarning
 from mova_core.errors import CardError
 
@@ -105,6 +110,24 @@ def test_a_file_that_is_no_card_is_named(path: Path, content: bytes, message: st
         read_expert_card(path)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+values = st.recursive(
+    st.one_of(st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_nan=False), st.text()),
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text(), values))
+def test_any_document_reads_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_text(tomli_w.dumps(document | {"expert": document}), encoding="utf-8")
+    read = read_document(path, "expert")
+    assert read == document | {"expert": document}
+    assert list(read["expert"]) == [*tomllib.loads(path.read_text(encoding="utf-8"))["expert"]]
 
 
 def test_a_file_that_is_not_there_is_named(path: Path) -> None:

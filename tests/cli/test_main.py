@@ -47,6 +47,26 @@ def test_an_unknown_option_is_an_error_of_usage(mova: Mova) -> None:
     assert "--colour" in result.err
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["list", "--help"], 0, "--status"),
+        (["isolate", "--help"], 0, "--share-torch"),
+        (["add", "--help"], 0, "--description"),
+        (["--help", "list"], 0, "uninstall"),
+        (["instal"], 2, "install"),
+        ([], 2, "uninstall"),
+    ],
+)
+def test_a_command_of_a_group_is_found_in_whichever_module_it_is(
+    mova: Mova, words: list[str], code: int, said: str
+) -> None:
+    results = [mova("experts", *words) for _ in range(2)]
+    assert results[0] == results[1]
+    assert results[0].code == code
+    assert said in results[0].out + results[0].err
+
+
 def test_our_errors_are_one_line_on_stderr(mova: Mova) -> None:
     result = mova("experts", "describe", "no-such-expert")
     assert (result.code, result.out) == (2, "")

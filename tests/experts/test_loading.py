@@ -71,6 +71,21 @@ class TestLoadExpert:
         assert _load(_card(make_card, "part:nano/eye"), find=find).source == str(tmp_path)
         assert asked == ["part:nano/eye"]
 
+    def test_options_of_the_card_reach_the_factory(
+        self, make_card: MakeCard, module: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given: dict[str, Any] = {}
+
+        def from_pretrained(source: str, *, side: int, windows: tuple[int, ...], **rest: Any) -> Any:
+            given.update(side=side, windows=windows)
+            return module.Expert.__mro__[1].from_pretrained(source, **rest)
+
+        monkeypatch.setattr(module.Expert, "from_pretrained", from_pretrained)
+        card = _card(make_card).model_copy(update={"options": {"side": 3, "windows": (1, 2)}})
+        _load(card)
+        assert given == {"side": 3, "windows": (1, 2)}
+        assert card.hash != _card(make_card).hash
+
     def test_an_expert_without_weights_is_built(self, make_card: MakeCard) -> None:
         assert _load(_card(make_card)).source == ""
 

@@ -68,9 +68,21 @@ def test_a_sliding_window_must_hold_a_text_and_all_that_is_kept(tiny_model, toke
         language.read(rows, keep=True)
 
 
-def test_attention_that_takes_no_mask_of_ours_is_refused(tiny_model, tokenizer):
+def test_attention_that_takes_no_mask_of_ours_is_switched_for_the_pass(tiny_model, tokenizer, tiny_images):
+    rows = [Row([(1, 2), *tiny_images(1)], [(3, 4), (5,)])]
+    with torch.no_grad():
+        wanted = RoutingLanguageModel(tiny_model(), tokenizer).read(rows).hidden
+        model = tiny_model()
+        model.config._attn_implementation_internal = "flash_attention_2"  # not here: its use would fail
+        found = RoutingLanguageModel(model, tokenizer).read(rows).hidden
+    assert torch.equal(found, wanted)
+    assert model.config._attn_implementation == "flash_attention_2"
+
+
+def test_attention_that_can_neither_be_used_nor_switched_is_refused(tiny_model, tokenizer, monkeypatch):
     model = tiny_model()
-    model.config._attn_implementation = "flash_attention_2"
+    model.config._attn_implementation_internal = "flash_attention_2"
+    monkeypatch.setattr(type(model), "_can_set_attn_implementation", classmethod(lambda cls: False))
     with pytest.raises(ConfigError, match="flash_attention_2.*sdpa"):
         RoutingLanguageModel(model, tokenizer)
 

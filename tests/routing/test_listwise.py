@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mova_core.errors import RoutingError
-from mova_core.routing import ListwisePrompt, ListwiseRouter, Offer, RoutingLanguageModel, plain_offers
+from mova_core.routing import (
+    POOL_FIRST,
+    ChatFormat,
+    ListwisePrompt,
+    ListwiseRouter,
+    Offer,
+    PointwisePrompt,
+    PointwiseRouter,
+    RoutingLanguageModel,
+    plain_offers,
+)
 from mova_core.routing.labels import encode, labels
 
 QUESTIONS = ["what does the small print say?", "how many?", ""]
@@ -17,11 +27,12 @@ QUESTIONS = ["what does the small print say?", "how many?", ""]
 class Reference:
     """Constrained greedy decoding by the book: every legal answer is written out, each token is a pass."""
 
-    def __init__(self, language, image, question, pool, k):
+    def __init__(self, language, image, question, pool, k, prompt):
         self.model, self.image = language.model, image
-        self.prompt = ListwisePrompt()
-        words = self.prompt.ask(question, [expert.descriptions[0] for expert in pool])
-        self.head, self.tail = language.encode(self.prompt.head), language.encode(words)
+        self.prompt = prompt
+        told = [expert.descriptions[0] for expert in pool]
+        self.head = language.encode(self.prompt.head(told))
+        self.tail = language.encode(self.prompt.ask(question, told))
         self.end = language.encode(self.prompt.chat.end)
         names = labels(len(pool))
         chosen = [(), *(some for size in range(1, k + 1) for some in permutations(names, size))]
@@ -57,15 +68,26 @@ class Reference:
 
 @torch.no_grad()
 @pytest.mark.parametrize(("kind", "attention"), [("llama", "sdpa"), ("qwen2", "eager")])
-@pytest.mark.parametrize(("n", "k"), [(1, 3), (2, 1), (4, 3), (28, 1), (28, 2)])
+@pytest.mark.parametrize(
+    ("n", "k", "prompt"),
+    [
+        (1, 3, ListwisePrompt()),
+        (2, 1, ListwisePrompt()),
+        (4, 3, ListwisePrompt()),
+        (4, 3, POOL_FIRST),
+        (28, 1, ListwisePrompt()),
+        (28, 2, ListwisePrompt()),
+    ],
+    ids=["1-3", "2-1", "4-3", "4-3-pool-first", "28-1", "28-2"],
+)
 def test_routes_are_those_of_decoding_by_the_book(
-    tiny_language, tiny_images, tiny_pool, kind, attention, n, k
+    tiny_language, tiny_images, tiny_pool, kind, attention, n, k, prompt
 ):
     for seed in range(3 if n < 5 else 1):
         language, pool, images = tiny_language(kind, seed, attention), tiny_pool(n), tiny_images(3, seed)
-        routes = ListwiseRouter(language, k=k).route(images, QUESTIONS, pool)
+        routes = ListwiseRouter(language, prompt=prompt, k=k).route(images, QUESTIONS, pool)
         for image, question, route in zip(images, QUESTIONS, routes, strict=True):
-            reference = Reference(language, image, question, pool, k)
+            reference = Reference(language, image, question, pool, k, prompt)
             chosen = [pool[reference.names.index(name)].id for name in reference.answer()]
             assert set(route.experts) == set(chosen)
             told = range(n) if n < 5 else (0, 1, n - 2, n - 1)  # "A" and "B" begin "AA" and "AB"
@@ -138,6 +160,32 @@ def test_labels_follow_ids_or_the_order_of_the_pool(tiny_language, tiny_images, 
     assert by_pool.route(*args, pool) != by_pool.route(*args, pool[::-1])
 
 
+def test_an_order_of_ids_and_other_descriptions_reach_the_prompt(tiny_language, tiny_images, tiny_pool):
+    pool, args = tiny_pool(4), (tiny_images(2), QUESTIONS[:2])
+    moved = [pool[2], pool[0], pool[1], pool[3]]
+    by_hand = ListwiseRouter(tiny_language(), order="pool").route(*args, moved)
+    assert ListwiseRouter(tiny_language(), order=["expert-02", "elsewhere"]).route(*args, pool) == by_hand
+    renamed = [type(pool[0])(expert.id, (f"{place}?",)) for place, expert in enumerate(pool)]
+    told = ListwiseRouter(tiny_language(), descriptions={e.id: e.descriptions[0] for e in renamed})
+    assert told.route(*args, pool) == ListwiseRouter(tiny_language()).route(*args, renamed)
+    with pytest.raises(RoutingError, match="twice"):
+        ListwiseRouter(tiny_language(), order=["expert-02", "expert-02"])
+
+
+@pytest.mark.parametrize("make", [ListwiseRouter, PointwiseRouter])
+def test_a_system_turn_may_open_the_prompt(tiny_language, tiny_images, tiny_pool, make):
+    system = "<|im_start|>system\nYou know experts.<|im_end|>\n"
+    chat = ChatFormat(prefix=system + ChatFormat().prefix)
+    prompts = {ListwiseRouter: ListwisePrompt, PointwiseRouter: PointwisePrompt}
+    args = (tiny_images(3), QUESTIONS, tiny_pool(4))
+    with_system = make(tiny_language(), prompt=prompts[make](chat=chat))
+    batch = with_system.route(*args)
+    assert batch != make(tiny_language()).route(*args)
+    for image, question, together in zip(args[0], args[1], batch, strict=True):
+        (alone,) = with_system.route([image], [question], args[2])
+        assert alone.probabilities == pytest.approx(together.probabilities, abs=1e-5)
+
+
 def test_ids_never_enter_the_prompt(tiny_language, tiny_images, tiny_pool):
     pool, router = tiny_pool(3), ListwiseRouter(tiny_language())
     renamed = [type(expert)(f"other-{place}", expert.descriptions) for place, expert in enumerate(pool)]
@@ -169,8 +217,9 @@ def test_the_loss_is_that_of_the_stock_model(tiny_language, tiny_images, tiny_po
         table, terms = language.model.get_input_embeddings(), []
         for image, question, shown, ids in zip(images, QUESTIONS, offers, useful, strict=False):
             answer = router.target(shown, ids)
-            words = router.prompt.ask(question, [offer.description for offer in shown])
-            parts = [language.encode(router.prompt.head), language.encode(words) + answer]
+            told = [offer.description for offer in shown]
+            words = language.encode(router.prompt.ask(question, told))
+            parts = [language.encode(router.prompt.head(told)), words + answer]
             text = torch.cat([table(torch.tensor(parts[0])), image, table(torch.tensor(parts[1]))])
             logits = language.model(inputs_embeds=text[None]).logits[0, -len(answer) - 1 : -1]
             terms.append(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="none"))

@@ -17,6 +17,29 @@ def test_plain_offers_tell_the_first_wording_in_either_order(tiny_pool):
     assert plain_offers(pool, "pool")[0].description == pool[0].descriptions[0]
 
 
+@given(order=st.lists(st.sampled_from([f"expert-{place:02d}" for place in range(6)]), unique=True))
+def test_an_order_of_ids_comes_first_and_the_rest_follows_by_id(tiny_pool, order):
+    pool = tiny_pool(4)
+    offered = [offer.id for offer in plain_offers(pool[::-1], order)]
+    named = [id for id in order if id in offered]
+    assert offered[: len(named)] == named
+    assert offered[len(named) :] == sorted({expert.id for expert in pool} - set(named))
+
+
+def test_descriptions_given_replace_the_first_wording_of_an_expert(tiny_pool):
+    offers = plain_offers(tiny_pool(2), descriptions={"expert-01": "DINOv2", "elsewhere": "unused"})
+    assert [offer.description for offer in offers] == [tiny_pool(1)[0].descriptions[0], "DINOv2"]
+
+
+def test_unfit_orders_and_descriptions_are_refused(tiny_pool):
+    with pytest.raises(RoutingError, match='got size; expected "id", "pool"'):
+        plain_offers(tiny_pool(2), "size")
+    with pytest.raises(RoutingError, match="twice; got a, b, a"):
+        plain_offers(tiny_pool(2), ["a", "b", "a"])
+    with pytest.raises(RoutingError, match="says nothing; got expert-01"):
+        plain_offers(tiny_pool(2), descriptions={"expert-01": " "})
+
+
 @given(n=st.integers(0, 6), seed=st.integers(0, 999), fewest=st.integers(0, 8), data=st.data())
 def test_random_offers_are_a_reworded_part_of_the_pool(tiny_pool, n, seed, fewest, data):
     pool = tiny_pool(n)

@@ -27,7 +27,16 @@ def test_a_listwise_prompt_labels_the_descriptions(question, descriptions):
         ChatFormat("", "<a>", "</s>"), "", "{experts}|{question}", "{label}={description}"
     )
     listed = "\n".join(f"{label}={text}" for label, text in zip("ABCD", descriptions, strict=False))
+    assert prompt.head(descriptions) == ""
     assert prompt.ask(question, descriptions) == f"{listed}|{question}<a>"
+
+
+@given(question=TEXT, descriptions=st.lists(TEXT, max_size=4))
+def test_the_experts_may_stand_before_the_image(question, descriptions):
+    prompt = ListwisePrompt(ChatFormat("<u>", "<a>"), "{experts}!", "{question}?", "{label}. {description}")
+    listed = "\n".join(f"{label}. {text}" for label, text in zip("ABCD", descriptions, strict=False))
+    assert prompt.head(descriptions) == f"<u>{listed}!"
+    assert prompt.ask(question, descriptions) == f"{question}?<a>"
 
 
 def test_placeholders_in_what_a_user_writes_are_left_alone():
@@ -42,6 +51,8 @@ def test_placeholders_in_what_a_user_writes_are_left_alone():
         (lambda: PointwisePrompt(after_image="what?"), "after_image"),
         (lambda: PointwisePrompt(branch="helps?"), "branch"),
         (lambda: ListwisePrompt(after_image="{question}"), "after_image"),
+        (lambda: ListwisePrompt(after_image="{experts}"), "after_image"),
+        (lambda: ListwisePrompt(before_image="{experts}"), "before_image"),
         (lambda: ListwisePrompt(line="{label}"), "line"),
         (lambda: ListwisePrompt(separator=""), "separator"),
     ],

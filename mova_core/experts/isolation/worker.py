@@ -103,8 +103,8 @@ class Host:
             factory = expert_class(card)
         except ExpertLoadError as error:
             raise _with_hint(error, card) from error
-        expert = factory.from_pretrained(request.source, dtype=dtype, device=device).bind(card)
-        expert.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        expert = factory.from_pretrained(request.source, dtype=dtype, device=device, **card.options)
+        expert.bind(card).to(device=device, dtype=dtype).eval().requires_grad_(False)
         self._expert, self._device = expert, device
         own = type(expert).preprocess is not VisionExpert.preprocess
         return Loaded(nbytes=expert.nbytes, prepares=own)

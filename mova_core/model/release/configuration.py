@@ -14,9 +14,8 @@ from mova_core.cards.resolve import usable_expert
 from mova_core.cards.warning import warn
 from mova_core.cards.weights import locate
 from mova_core.errors import CheckpointError, ConfigError
-from mova_core.experts.files import WeightFiles
 from mova_core.model.config import MovaConfig
-from mova_core.model.fingerprint import state_digest
+from mova_core.model.fingerprint import folder_digest
 from mova_core.model.own_cards import changed_card
 from mova_core.model.release.expected import language_config
 from mova_core.model.release.naming import BASE, EXPERTS, TEXT_FILE, tower_file
@@ -87,8 +86,7 @@ class Configurations:
 
         changes = {id: dict(change) for id, change in self.changes.items()}
         for id in changes:
-            with WeightFiles(made / tower_file(id)) as tensors:
-                revision = state_digest(tensors)[:16]
+            revision = folder_digest((made / tower_file(id)).parent)[:16]
             changes[id]["weights"] = {**changes[id]["weights"], "revision": revision}
         config = self._config(made, changes)
         config.fingerprint = stored_fingerprint(made, config)

@@ -17,10 +17,11 @@ from typing import Any
 
 from mova_core.errors import CheckpointError
 from mova_core.fusion.pack_files import FORMAT
+from mova_core.fusion.release_keys import checked_table, is_rotary
 from mova_core.model.parts.disk import require_space
 from mova_core.model.parts.progress import Progress, SilentProgress
 from mova_core.model.release.configuration import Configurations, configure
-from mova_core.model.release.naming import ASIDE, BASE, EXPERTS, Place, tower_file
+from mova_core.model.release.naming import ADAPTER, ASIDE, BASE, EXPERTS, Place, tower_file
 from mova_core.model.release.plan import LANGUAGE, Moves, Sizes, check_moves, plan_moves, read_sizes
 from mova_core.model.release.profiles import ReleaseProfile, fitting_profile, read_profile
 from mova_core.model.release.sentences import read_sentences
@@ -118,7 +119,7 @@ def _profile(release: Release, moves: Moves, options: ImportOptions) -> ReleaseP
     if options.profile is not None:
         profile = read_profile(options.profile)
     else:
-        profile = fitting_profile(release.config or _language_sizes(moves))
+        profile = fitting_profile({**_language_sizes(moves), **release.config})
     if options.prompt_from is not None:
         profile = read_sentences(options.prompt_from, profile.conversation).put_into(profile)
     return profile
@@ -181,6 +182,8 @@ def _fill(
             for key, file in shard.read():
                 if key in chosen:
                     tensor = file[key]
+                    if is_rotary(key.removeprefix(ADAPTER)):
+                        checked_table(key, tensor)
                     for place in chosen[key]:
                         _put(files, place, tensor)
                     done += shard.tensors[key].nbytes

@@ -58,7 +58,7 @@ class CoDetrExpert(VisionExpert):
         *,
         dtype: torch.dtype,
         device: torch.device,
-        shrink: int | None = _RELEASED.shrink,
+        **sizes: object,
     ) -> Self:
         """The backbone with the weights of Co-DETR, of a detector of detectron2, or of the released MoVA.
 
@@ -67,14 +67,15 @@ class CoDetrExpert(VisionExpert):
                 where it has rotary tables of the blocks; everything else has the released size.
             dtype: of parameters and features.
             device: where the parameters go.
-            shrink: as for the constructor; the released size unless said otherwise.
+            sizes: those that differ from the released ones, by the names of `mova_expert_codetr.sizes.Sizes`.
 
         Raises:
+            TypeError: for a size of another name.
             ExpertLoadError: the files cannot be read, hold other rotary tables than are computed here, or
                 lists what is missing, surplus or of another shape.
         """
-        sizes = sizes_in(source, replace(_RELEASED, shrink=shrink))
-        return pretrained(lambda: cls._build(sizes), source, LAYOUTS, dtype=dtype, device=device)
+        told = sizes_in(source, replace(_RELEASED, **sizes))  # type: ignore[arg-type]
+        return pretrained(lambda: cls._build(told), source, LAYOUTS, dtype=dtype, device=device)
 
     @classmethod
     def from_config(cls, **tiny: object) -> Self:

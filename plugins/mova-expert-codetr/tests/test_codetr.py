@@ -206,7 +206,10 @@ def test_features_are_those_of_the_release(
     assert compared >= {"out.x", "mid.x.block0", "mid.x.block1", "mid.x.neck"}
     assert seen["mid.x.neck"].shape[2:] == (side, side)
     for key in compared:
-        torch.testing.assert_close(seen[key], expected[key], rtol=0, atol=TOLERANCE)
+        # The recording is float32 itself: what it lies away from float64 (5e-5 at values of 7) depends on the
+        # processor that adds up, and so does ours.
+        bound = TOLERANCE * max(1.0, expected[key].abs().max().item())
+        torch.testing.assert_close(seen[key], expected[key], rtol=0, atol=bound)
 
 
 @pytest.mark.usefixtures("small_release")

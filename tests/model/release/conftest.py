@@ -1,4 +1,4 @@
-"""A whole small release: eight towers, adapter and language model under the released names, with its numbers."""
+"""A small release under the released names, eight towers, adapter and language model, and its numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
+
+from mova_core.cards.warning import CardWarning
+from mova_core.model.release.importing import ImportOptions, import_release
 
 DATA = Path(__file__).parents[2] / "parity" / "data"
 SHARDS = tuple(sorted(DATA.glob("h_e2e_weights_*.safetensors")))
@@ -23,7 +26,7 @@ def story() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def release(tmp_path_factory: pytest.TempPathFactory, story: dict[str, Any]) -> Path:
-    """The release as its users hold it: shards with an index, configuration, tokenizers. Not to be changed."""
+    """The release as its users hold it: shards, index, configuration, tokenizers. Not to be changed."""
     folder = tmp_path_factory.mktemp("release")
     dims = story["dims"]
     weights = {}
@@ -47,7 +50,11 @@ def release(tmp_path_factory: pytest.TempPathFactory, story: dict[str, Any]) -> 
     shutil.copyfile(DATA / "h_e2e_tokenizer.json", folder / "tokenizer.json")
     write(
         folder / "tokenizer_config.json",
-        {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": "<|begin_of_text|>",
+            "eos_token": "<|eot_id|>",
+        },
     )
     bert = folder / "bert"
     bert.mkdir()
@@ -64,6 +71,15 @@ def profile(tmp_path_factory: pytest.TempPathFactory, story: dict[str, Any]) -> 
 
     file.write_text(tomli_w.dumps(small_profile(story["dims"])))
     return file
+
+
+@pytest.fixture(scope="session")
+def imported(tmp_path_factory: pytest.TempPathFactory, release: Path, profile: Path) -> Path:
+    """The release in our layout. Not to be changed."""
+    with pytest.warns(CardWarning, match="image processors"):
+        return import_release(
+            release, tmp_path_factory.mktemp("imported") / "model", ImportOptions(profile=profile)
+        )
 
 
 def small_profile(dims: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +119,8 @@ def small_profile(dims: dict[str, Any]) -> dict[str, Any]:
         "language_model": dict(dims["llama"]),
         "prompt": {
             "tokenizer_begins": True,
-            "begin": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nAnswer from the picture.<|eot_id|>",
+            "begin": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
+            "Answer from the picture.<|eot_id|>",
             "user": "<|start_header_id|>user<|end_header_id|>\n\n{images}{question}<|eot_id|>"
             "<|start_header_id|>assistant<|end_header_id|>\n\n",
             "assistant": "{answer}<|eot_id|>",
