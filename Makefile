@@ -22,13 +22,15 @@ STEPS =
 # As environment variables a picture's name and a question need no quoting here.
 export IMAGE QUESTION
 
-.PHONY: help setup ask test lint train-nano clean
+.PHONY: help setup ask test lint bench bench-quick train-nano clean
 
 help:
 	@echo 'make setup       set up $(VENV), once'
 	@echo 'make ask         answer a question about a picture (IMAGE=..., QUESTION=...)'
 	@echo 'make test        run the tests, with lint and type checks'
 	@echo 'make lint        run lint, type checks and the check of import rules only'
+	@echo 'make bench       measure speed and memory against a plain reference (five minutes)'
+	@echo 'make bench-quick the same at smaller sizes (under a minute)'
 	@echo 'make train-nano  train mova-nano in its four stages (an hour and a half or more); repeat to resume'
 	@echo 'make clean       remove $(VENV) and the caches of tools'
 
@@ -61,6 +63,12 @@ lint: $(STAMP)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+bench: $(STAMP)
+	$(VENV)/bin/python -m benchmarks
+
+bench-quick: $(STAMP)
+	$(VENV)/bin/python -m benchmarks --quick
+
 train-nano: $(STAMP)
 	$(VENV)/bin/mova models pull mova-nano
 	$(VENV)/bin/mova train align $(RECIPES)/1-align.yaml --resume $(STEPS:%=--steps %)
@@ -70,7 +78,7 @@ train-nano: $(STAMP)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find mova_core plugins tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find mova_core benchmarks plugins tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Sets the shell variable `python` to the first one that is new enough, or ends the recipe.
 define find_python

@@ -58,6 +58,7 @@ class ExpertPool:
 
     Raises:
         PoolError: two experts of one id, or a record that cannot be used.
+        UnknownExpertError: an encoder is held whose card is not given.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class ExpertPool:
             dtype=dtype,
             budget=memory_budget,
             progress=progress,
-            held=held,
+            held={id: encoder.bind(self.card(id)) for id, encoder in (held or {}).items()},
         )
 
     @classmethod

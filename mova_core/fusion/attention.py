@@ -15,7 +15,7 @@ from mova_core.errors import ConfigError
 from mova_core.fusion.rotary import Rotary, rotate
 
 TOKENS = 4096
-"""On a CPU, samples whose tokens number more than this attend in turn: no slower, and it bounds the memory."""
+"""On a CPU, samples with more tokens than this attend in turn: no slower, and it bounds the memory."""
 
 MAP_CHUNK = 256
 """Queries per step when attention maps are drawn: bounds the memory to [b, a, 256, n]."""
@@ -69,7 +69,7 @@ class Attention(nn.Module):
         samples = max(1, TOKENS // x.shape[1])
         if torch.compiler.is_compiling() or x.device.type != "cpu" or len(x) <= samples:
             return self._attend(x, context, rotary)
-        pairs = zip(x.split(samples), context.split(samples), strict=True)
+        pairs = zip(torch.split(x, samples), torch.split(context, samples), strict=True)
         return torch.cat([self._attend(*pair, rotary) for pair in pairs])  # [b, n, c]
 
     def _attend(self, x: Tensor, context: Tensor, rotary: Rotary) -> Tensor:

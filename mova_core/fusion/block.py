@@ -20,7 +20,6 @@ from mova_core.fusion.gate import GateTrunk, gate_weights
 from mova_core.fusion.packs import PackLayer
 from mova_core.fusion.rotary import Rotary
 
-
 Weights: TypeAlias = tuple[Tensor, Tensor]
 """Weight and bias of a linear layer."""
 

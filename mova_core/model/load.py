@@ -85,6 +85,7 @@ def load(
     from mova_core.model.checkpoint import load_model, read_config
     from mova_core.model.modeling import MovaForConditionalGeneration
     from mova_core.model.own_cards import own_record
+    from mova_core.model.planning import settle
     from mova_core.model.processing import MovaProcessor
     from mova_core.model.sources import find_weights
 
@@ -100,8 +101,6 @@ def load(
         "memory_budget": memory_budget,
     }
     if plan is not None or memory_budget == "auto":
-        from mova_core.model.planning import settle
-
         options = settle(directory, plan, options, cache_bytes=cache_bytes)
     budget = options.pop("memory_budget")
     model = load_model(
@@ -113,14 +112,12 @@ def load(
         attn_implementation=attn_implementation,
         compile=compile,
     )
-    records.append(own_record(usable_expert(config.base), config, directory))
-    cache = FeatureCache(cache_bytes) if cache_bytes else None
     pool = ExpertPool(
-        records,
+        [*records, own_record(usable_expert(config.base), config, directory)],
         device=model.device,
         dtype=next(model.base.parameters()).dtype,
         memory_budget=budget,
-        cache=cache,
+        cache=FeatureCache(cache_bytes) if cache_bytes else None,
         held={config.base: model.base},
         on_expert_error=on_expert_error,
         find=find_weights,

@@ -266,6 +266,18 @@ class TestMemory:
         assert "evicting text to make room for objects" in told
         assert any(line.startswith("loading charts") for line in told)
 
+    def test_what_is_held_elsewhere_takes_no_room_and_stays(
+        self, make_pool: MakePool, workshop: Any, make_card: Any, pictures: list[Any]
+    ) -> None:
+        held = workshop(make_card("base"))
+        pool = make_pool(memory_budget=self.ONE, held={"base": held})
+        for chosen in "ct":
+            pool.encode_all(pictures[:1], "base")
+            pool.encode(pictures[:1], _routes(chosen))
+        assert pool.expert("base") is held and held.batches == [1, 1]
+        assert pool.loaded == ("text",) and pool.loaded_bytes == self.ONE
+        assert workshop.built == ["base", "charts", "text"]
+
     def test_no_budget_evicts_nothing(self, make_pool: MakePool, pictures: list[Any]) -> None:
         pool = make_pool()
         pool.encode(pictures[:1], _routes("cto"))
