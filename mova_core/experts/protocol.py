@@ -73,7 +73,8 @@ class VisionExpert(nn.Module, ABC):
         """Encode a prepared stream.
 
         Args:
-            stream: what `preprocess` gave, on the expert's device; for "pixels" [b, 3, h, w] in its dtype.
+            stream: what `preprocess` gave, as `placed` leaves it: on the expert's device; for "pixels"
+                [b, 3, h, w] in its dtype, for "patches" in float32.
 
         Returns:
             Features of b pictures.
@@ -89,6 +90,13 @@ class VisionExpert(nn.Module, ABC):
             A float32 tensor on the CPU with one row a picture; [b, 3, h, w] for kind "pixels".
         """
         return stream_tensor(images, self.stream)
+
+    def placed(self, stream: Tensor, *, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """A prepared stream as `forward` gets it: on a device, its pixels in the expert's dtype.
+
+        Patches stay in float32: their rows and columns would not survive a short dtype.
+        """
+        return stream.to(device=device, dtype=dtype if self.stream.kind == "pixels" else None)
 
     @property
     def prepared_by(self) -> object:

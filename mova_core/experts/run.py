@@ -40,9 +40,7 @@ def run_expert(
         ExpertRunError: the expert fails, or gives other features than its card promises.
     """
     try:
-        # Row and column ids of patches would not survive a short dtype, so only pixels are converted.
-        wanted = dtype if expert.stream.kind == "pixels" else None
-        stream = batch.stream(expert, digests).to(device=device, dtype=wanted)
+        stream = expert.placed(batch.stream(expert, digests), device=device, dtype=dtype)
         with torch.autocast(device.type, enabled=False):
             features = expert(stream)
         spec = expert.card.features

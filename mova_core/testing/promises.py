@@ -42,8 +42,9 @@ def build(card: ExpertCard, sizes: Mapping[str, object]) -> VisionExpert:
 
 @torch.no_grad()
 def run(expert: VisionExpert, stream: Tensor) -> ExpertFeatures:
-    """Features of a stream, cast as the pool does."""
-    features: ExpertFeatures = expert(stream.to(next(expert.parameters(), stream).dtype))
+    """Features of a stream, placed as the pool does it."""
+    like = next(expert.parameters(), stream)
+    features: ExpertFeatures = expert(expert.placed(stream, device=like.device, dtype=like.dtype))
     return features
 
 
@@ -63,9 +64,7 @@ def has_the_parameters_of_the_card(expert: VisionExpert, card: ExpertCard) -> No
 def gives_the_features_of_the_card(expert: VisionExpert, card: ExpertCard, pictures: int) -> None:
     """Channels and grid are those of the card, for one picture and for several."""
     stream = expert.preprocess([picture(640, 333, seed) for seed in range(pictures)])
-    given = next(expert.parameters(), stream)
-    features = expert(stream.to(device=given.device, dtype=given.dtype))
-    check_features(features, card.features, expert=card.id, images=pictures)
+    check_features(run(expert, stream), card.features, expert=card.id, images=pictures)
 
 
 def pictures_of_every_size_become_streams(expert: VisionExpert, card: ExpertCard) -> None:

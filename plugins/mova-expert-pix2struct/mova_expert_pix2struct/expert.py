@@ -16,7 +16,7 @@ from typing import ClassVar, Final, Self
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Pix2StructVisionModel
 
 from mova_core.cards.card import ExpertCard
@@ -74,6 +74,8 @@ class Pix2StructExpert(VisionExpert):
     def __init__(self, encoder: Pix2StructVisionModel, stream: InputStream) -> None:
         super().__init__()
         self.encoder = encoder
+        # Patches come in float32, for the sake of their rows and columns; pixels are read in the dtype asked for.
+        encoder.embeddings.patch_projection.register_forward_pre_hook(_in_its_dtype)
         self._check(stream)
         self.stream = stream
 
@@ -139,6 +141,11 @@ class Pix2StructExpert(VisionExpert):
                 value=f"patch_size {stream.patch_size}, {width} values",
                 expected=f"{self.encoder.config.patch_embed_hidden_size} values",
             )
+
+
+def _in_its_dtype(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The input of a layer in the dtype of its weights."""
+    return (given[0].to(next(layer.parameters()).dtype), *given[1:])
 
 
 def patch_stream(patches: int, width: int, *, compat: bool = False) -> InputStream:

@@ -188,16 +188,23 @@ def test_routes_are_legal_by_default(mova: Mova, story: dict[str, Any]) -> None:
     assert set(route.probabilities) == set(EXPERTS)
 
 
+@pytest.fixture(scope="module")
+def rough(imported: Path) -> Mova:
+    """All of it in bfloat16."""
+    mova = load(imported, dtype=torch.bfloat16)
+    mova.model.adapter.to(torch.bfloat16)
+    mova.model.text_encoder.to(torch.bfloat16)
+    return mova
+
+
+@pytest.mark.parametrize("route", RELEASED_ROUTES)
 @torch.no_grad()
-def test_bfloat16_is_near(imported: Path, mova: Mova, story: dict[str, Any]) -> None:
-    rough = load(imported, dtype=torch.bfloat16)
-    rough.model.adapter.to(torch.bfloat16)
-    rough.model.text_encoder.to(torch.bfloat16)
+def test_bfloat16_is_near(mova: Mova, rough: Mova, story: dict[str, Any], route: str) -> None:
     shown, asked = picture(*story["images"][0]), story["questions"][0]
     logits = []
     for each in (mova, rough):
         base, text = seen(each, shown, asked)
-        encoded = each.pool.encode([shown], [Route(RELEASED_ROUTES["vary_codetr_sam"])])
+        encoded = each.pool.encode([shown], [Route(RELEASED_ROUTES[route])])
         fused = each.model.fuse(base, encoded, text).tokens
         logits.append(last_logits(each, story["results"]["ids"]["q0"]["answering"], fused[0]))
     close(logits[1], logits[0], 0.1)
