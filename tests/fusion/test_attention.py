@@ -34,3 +34,11 @@ def test_a_map_is_the_mean_attention_however_it_is_chunked(monkeypatch):
         found = layer.attention_map(x, context, ROTARY)
         torch.testing.assert_close(found, expected)
         assert not found.requires_grad
+
+
+def test_samples_that_attend_in_turn_find_what_they_find_together(monkeypatch):
+    layer, x, context = case()
+    torch.nn.init.normal_(layer.proj.weight)
+    together = layer(x, context, ROTARY)
+    monkeypatch.setattr(attention, "TOKENS", 6)
+    torch.testing.assert_close(layer(x, context, ROTARY), together)

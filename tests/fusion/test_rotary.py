@@ -46,6 +46,15 @@ def test_the_dtype_stays_and_the_length_too(dtype):
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1), rtol=0.01, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_compiler_is_shown_the_same_in_real_numbers(monkeypatch, dtype):
+    x = torch.randn(2, 3, 12, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rotary = rotary_tables((3, 4), 8, CPU)
+    turned = rotate(x, rotary)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(rotate(x, rotary), turned)
+
+
 def test_tables_are_made_once():
     assert rotary_tables((3, 4), 8, CPU) is rotary_tables((3, 4), 8, CPU)
 

@@ -74,7 +74,7 @@ class Pix2StructExpert(VisionExpert):
     def __init__(self, encoder: Pix2StructVisionModel, stream: InputStream) -> None:
         super().__init__()
         self.encoder = encoder
-        # Patches come in float32, for the sake of their rows and columns; pixels are read in the dtype asked for.
+        # Patches come in float32, for their rows and columns; pixels are read in the dtype of the weights.
         encoder.embeddings.patch_projection.register_forward_pre_hook(_in_its_dtype)
         self._check(stream)
         self.stream = stream
