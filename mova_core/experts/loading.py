@@ -49,7 +49,17 @@ def load_expert(
     weights = _weights(card, beside, find)
     if card.isolation == "process":
         return IsolatedExpert.start(card, weights, dtype=dtype, device=device)
-    expert = expert_class(card).from_pretrained(weights, dtype=dtype, device=device, **card.options)
+    try:
+        expert = expert_class(card).from_pretrained(weights, dtype=dtype, device=device, **card.options)
+    except TypeError as error:
+        if not card.options:
+            raise
+        raise ExpertLoadError(
+            f"the options of {card.id} do not suit its factory",
+            value=f"{', '.join(card.options)} ({error})",
+            expected=f"arguments of {card.factory}",
+            hint=f"Change the options in the card of {card.id}, or in the checkpoint's config.json.",
+        ) from error
     return expert.bind(card)
 
 

@@ -62,6 +62,8 @@ TEXT = "text_encoder."
 _ROTARY = re.compile(r"blocks\.\d+\.(self_attn|cross_attn\.\d+)\.rope\.freqs_(cos|sin)")
 _GATE = re.compile(r"blocks\.(\d+)\.gate\.2\.(weight|bias)")
 _ROW = re.compile(r"layers\.(\d+)\.gate\.(weight|bias)")
+HEAD_DIM = 64
+"""Dimensions of an attention head in every released adapter."""
 _TABLE_TOLERANCE = 2.0**-8
 """Stored tables may have been rounded to bfloat16."""
 
@@ -89,7 +91,7 @@ class ReleaseNames:
     """
 
     def __init__(self, depth: int, expert_ids: Sequence[str]) -> None:
-        self._ids = tuple(expert_ids)
+        self._depth, self._ids = depth, tuple(expert_ids)
         names = tuple(_names(depth, expert_ids))
         self._stems = {theirs: (owner, ours) for theirs, owner, ours in names}
         self._ours = {(owner, ours): theirs for theirs, owner, ours in names}
@@ -101,7 +103,7 @@ class ReleaseNames:
         """
         if key == "pos_embed":
             return (Owned(None, "position"),)
-        if gate := _GATE.fullmatch(key):
+        if (gate := _GATE.fullmatch(key)) and int(gate[1]) < self._depth:
             name = f"layers.{gate[1]}.gate.{gate[2]}"
             return tuple(Owned(id, name, row) for row, id in enumerate(self._ids))
         stem, _, leaf = key.rpartition(".")
@@ -168,12 +170,21 @@ def from_release(state: Mapping[str, Tensor], expert_ids: Sequence[str]) -> Adap
     parts = AdapterParts({}, {id: {} for id in expert_ids}, {}, {})
     for key, tensor in state.items():
         if is_rotary(key):
-            parts.rotary[key] = checked_table(key, tensor)
+            head_dim = tensor.shape[-1] if tensor.dim() == 2 and tensor.shape[-1] % 4 == 0 else HEAD_DIM
+            parts.rotary[key] = checked_table(key, tensor, _grid(state), head_dim)
         elif key.startswith(TEXT):
             parts.text[key.removeprefix(TEXT)] = tensor
         else:
             _hand_out(parts, names.owners(key), key, tensor)
     return parts
+
+
+def _grid(state: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Grid of an adapter, by its position embedding."""
+    if "pos_embed" not in state:
+        raise CheckpointError("a released adapter lacks its position embedding", value="pos_embed")
+    side = isqrt(state["pos_embed"].shape[1])
+    return side, side
 
 
 def _hand_out(parts: AdapterParts, owners: Sequence[Owned], key: str, tensor: Tensor) -> None:
@@ -235,8 +246,8 @@ def _names(depth: int, expert_ids: Sequence[str]) -> Iterator[tuple[str, str | N
 
 
 def adapter_depth(keys: Iterable[str]) -> int:
-    """Blocks of a released adapter, by the names of its weights."""
-    return 1 + max((int(gate[1]) for key in keys if (gate := _GATE.fullmatch(key))), default=-1)
+    """Blocks of a released adapter, by the names of its weights: as many as have a gate."""
+    return len({gate[1] for key in keys if (gate := _GATE.fullmatch(key))})
 
 
 def _joined_gate(name: str, rows: list[Tensor], experts: int) -> Tensor:
@@ -247,23 +258,25 @@ def _joined_gate(name: str, rows: list[Tensor], experts: int) -> Tensor:
     return torch.cat(rows)
 
 
-def checked_table(key: str, table: Tensor) -> Tensor:
+def checked_table(key: str, table: Tensor, grid: tuple[int, int], head_dim: int) -> Tensor:
     """A rotary table found in a release, unchanged.
 
     Args:
         key: its name.
         table: [n, d] as stored, possibly rounded to bfloat16.
+        grid: the adapter's grid.
+        head_dim: dimensions d of its heads.
 
     Raises:
-        CheckpointError: it is not the one that the method computes.
+        CheckpointError: it is not the one that the method computes for that grid.
     """
-    side = isqrt(len(table))
-    cos, sin = release_tables((side, side), table.shape[-1])
+    cos, sin = release_tables(grid, head_dim)
     own = cos if key.endswith("cos") else sin
-    if own.shape != table.shape or (own - table.float().cpu()).abs().max() > _TABLE_TOLERANCE:
+    # Not "any beyond": what is no number lies beyond nothing.
+    if own.shape != table.shape or not (own - table.float().cpu()).abs().max() <= _TABLE_TOLERANCE:
         raise CheckpointError(
             "a rotary table is not that of the method",
             value=f"{key} {list(table.shape)}",
-            expected="interleaved pairs, rows first, base 10000, on a square grid",
+            expected=f"{list(own.shape)}: interleaved pairs, rows first, base 10000",
         )
     return table

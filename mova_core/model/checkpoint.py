@@ -34,7 +34,7 @@ from mova_core.model.config import MovaConfig
 from mova_core.model.devices import check_home, find_device, find_dtype
 from mova_core.model.fingerprint import core_fingerprint, folder_digest
 from mova_core.model.language import LanguageOptions
-from mova_core.model.own_cards import own_record
+from mova_core.model.own_cards import card_changes, own_record
 from mova_core.routing.placed import execution_device
 
 if TYPE_CHECKING:
@@ -202,9 +202,15 @@ def stored_fingerprint(directory: Path, config: MovaConfig) -> str:
     return core_fingerprint(
         read_tensors(directory / CORE),
         read_tensors(answer) if answer.is_file() else {},
-        config.base,
+        config.base + _base_revision(config),
         language,
     )
+
+
+def _base_revision(config: MovaConfig) -> str:
+    """Tells a base encoder that the checkpoint brings along from the one of its card."""
+    own = card_changes(config, config.base).weights
+    return f"@{own.revision}" if own and own.revision else ""
 
 
 def check_fingerprint(directory: Path, config: MovaConfig) -> None:

@@ -66,7 +66,7 @@ def core_fingerprint(
     Args:
         core: the adapter without packs, as stored.
         answer: the answering LoRA, as stored; empty without one.
-        base: name and revision of the base encoder.
+        base: name of the base encoder, with its revision where the checkpoint brings its weights along.
         language: source of the language model, or a digest of its weights where the checkpoint holds them.
     """
     joined = "\n".join((state_digest(core), state_digest(answer), base, language))

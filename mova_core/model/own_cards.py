@@ -1,8 +1,8 @@
 """What a checkpoint changes of the cards of its experts and its base encoder.
 
 A checkpoint may bring an expert's weights along, or want its pictures prepared in another way than the card
-of the installed plugin says. `config.json` keeps that under `cards`: by id a card in part, whose tables are
-laid over those of the installed card. A weight source `inside:FOLDER` is a folder of the checkpoint.
+of the installed plugin says. `config.json` keeps that under `cards`. Code, licence and notice stay those of
+the installed card: a checkpoint is data.
 """
 
 from __future__ import annotations
@@ -14,12 +14,39 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mova_core.cards.card import ExpertCard
+from mova_core.cards.card import ExpertCard, Option
 from mova_core.cards.records import ExpertRecord
+from mova_core.cards.spec import InnerPath, Spec
 from mova_core.errors import CheckpointError
 from mova_core.model.config import MovaConfig
 
-INSIDE = "inside:"
+
+class OwnWeights(Spec):
+    """Weights that a checkpoint brings along.
+
+    Args:
+        folder: where they lie in it.
+        revision: what tells them from others, for caches and warnings.
+    """
+
+    folder: InnerPath
+    revision: str | None = None
+
+
+class CardChanges(Spec):
+    """A part of a card that takes the place of the installed one.
+
+    Args:
+        weights: in place of the card's sources.
+        input: entries of the input stream; those not named stay.
+        features: entries of the feature spec; those not named stay.
+        options: arguments of the factory; those not named stay.
+    """
+
+    weights: OwnWeights | None = None
+    input: dict[str, Any] = {}
+    features: dict[str, Any] = {}
+    options: dict[str, Option] = {}
 
 
 def own_record(record: ExpertRecord, config: MovaConfig, directory: Path) -> ExpertRecord:
@@ -28,49 +55,49 @@ def own_record(record: ExpertRecord, config: MovaConfig, directory: Path) -> Exp
     Raises:
         CheckpointError: `cards` holds what no card can hold.
     """
-    changes = config.cards.get(record.id)
-    if not changes or record.card is None:
+    if record.id not in config.cards or record.card is None:
         return record
-    return replace(record, card=changed_card(record.card, changes, directory))
+    return replace(record, card=changed_card(record.card, card_changes(config, record.id), directory))
 
 
-def changed_card(card: ExpertCard, changes: Mapping[str, Any], directory: Path) -> ExpertCard:
+def card_changes(config: MovaConfig, id: str) -> CardChanges:
+    """What a checkpoint changes of one card.
+
+    Raises:
+        CheckpointError: it changes what no checkpoint may.
+    """
+    try:
+        return CardChanges.model_validate(config.cards.get(id, {}))
+    except ValidationError as error:
+        raise _unfit(id, error) from error
+
+
+def changed_card(card: ExpertCard, changes: CardChanges, directory: Path) -> ExpertCard:
     """A card with some of its entries replaced.
 
     Args:
         card: the card of the installed plugin.
-        changes: a card in part, as TOML or JSON hold it; of a table, only the keys that are named change.
-        directory: the checkpoint, for sources `inside:FOLDER`.
+        changes: what to replace.
+        directory: the checkpoint.
 
     Raises:
         CheckpointError: the outcome is no card; the message names the key.
     """
-    document = _laid_over(card.model_dump(exclude_defaults=True), changes)
-    weights = dict(document["weights"])
-    weights["sources"] = [_absolute(source, directory) for source in weights.get("sources", ())]
+    stated = card.model_dump(exclude_defaults=True)
+    for table in ("input", "features", "options"):
+        stated[table] = {**stated.get(table, {}), **getattr(changes, table)}
+    if own := changes.weights:
+        source = f"file:{(directory / own.folder).absolute()}"
+        stated["weights"] |= {"sources": (source,), "revision": own.revision, "sha256": None}
     try:
-        return ExpertCard.model_validate({**document, "weights": weights})
+        return ExpertCard.model_validate(stated)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(["cards", card.id, *map(str, first["loc"])])
-        raise CheckpointError(
-            f"config.json: {place}: {first['msg']}",
-            value=str(directory),
-            hint="Fetch, convert or save the checkpoint again.",
-        ) from error
+        raise _unfit(card.id, error) from error
 
 
-def _laid_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of both, those of `over` where both have one; tables are merged in turn."""
-    merged = dict(under)
-    for key, value in over.items():
-        below = merged.get(key)
-        both = isinstance(value, Mapping) and isinstance(below, Mapping)
-        merged[key] = _laid_over(below, value) if both else value  # type: ignore[arg-type]
-    return merged
-
-
-def _absolute(source: str, directory: Path) -> str:
-    if not source.startswith(INSIDE):
-        return source
-    return f"file:{(directory / source.removeprefix(INSIDE)).resolve()}"
+def _unfit(id: str, error: ValidationError) -> CheckpointError:
+    first: Mapping[str, Any] = error.errors()[0]
+    place = ".".join(["cards", id, *map(str, first["loc"])])
+    return CheckpointError(
+        f"config.json: {place}: {first['msg']}", hint="Fetch, convert or save the checkpoint again."
+    )

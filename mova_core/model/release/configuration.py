@@ -13,15 +13,17 @@ from mova_core.cards.card import ExpertCard
 from mova_core.cards.resolve import usable_expert
 from mova_core.cards.warning import warn
 from mova_core.cards.weights import locate
-from mova_core.errors import CheckpointError, ConfigError
+from mova_core.errors import CheckpointError
 from mova_core.model.config import MovaConfig
 from mova_core.model.fingerprint import folder_digest
-from mova_core.model.own_cards import changed_card
+from mova_core.model.own_cards import CardChanges, OwnWeights, changed_card
 from mova_core.model.release.expected import language_config
-from mova_core.model.release.naming import BASE, EXPERTS, TEXT_FILE, tower_file
+from mova_core.model.release.naming import BASE, EXPERTS, TEXT_FILE, tower_file, tower_folder
 from mova_core.model.release.plan import LANGUAGE, Moves, Sizes
 from mova_core.model.release.profiles import ReleaseProfile
 from mova_core.model.release.source import TOKENIZER_FILES, Release, read_json, told
+from mova_core.model.release.spelling import spelled
+from mova_core.model.release.writing import TensorSpec
 from mova_core.model.settings import (
     LanguageSettings,
     PoolEntry,
@@ -48,28 +50,34 @@ class Configurations:
         language: of the language model.
         bert: of the text encoder.
         text_tokenizer: a folder with the text encoder's tokenizer.
-        cards: of base encoder and experts, as the checkpoint will have them, their weights where it is made.
-        changes: of the installed cards.
-        release: where the tokenizer is.
+        changes: by base encoder and expert, of the installed cards.
+        release: where the language model's tokenizer is.
         profile: how the language model is spoken to.
         sizes: of the parts.
-        files: by part, the weight files.
+        moves: which weight goes into which file.
         compat: whether the release's free routing is kept.
     """
 
     language: PreTrainedConfig
     bert: PreTrainedConfig
     text_tokenizer: Path
-    changes: Mapping[str, Mapping[str, Any]]
+    changes: Mapping[str, CardChanges]
     release: Release
     profile: ReleaseProfile
     sizes: Sizes
     moves: Moves
     compat: bool
-    cards: dict[str, ExpertCard]
 
-    def write(self, made: Path) -> None:
-        """Write configurations and tokenizers, and put cards to their weights."""
+    def cards(self, made: Path) -> dict[str, ExpertCard]:
+        """The cards of base encoder and experts as the checkpoint in that folder has them."""
+        return {id: changed_card(_installed(id), changes, made) for id, changes in self.changes.items()}
+
+    def write(self, made: Path) -> PromptSettings:
+        """Write configurations and tokenizers.
+
+        Returns:
+            How conversations are written, for the tokenizer at hand.
+        """
         self.language.save_pretrained(made / LANGUAGE)
         self.bert.save_pretrained(made / TEXT_FOLDER)
         _copy_tokenizer(self.release.folder, made / LANGUAGE, "the language model's tokenizer")
@@ -77,29 +85,29 @@ class Configurations:
         self._write_index(made)
         for id, document in self.profile.towers.items():
             (made / tower_file(id)).with_name("config.json").write_text(json.dumps(document, indent=2))
-        for id, changes in self.changes.items():
-            self.cards[id] = changed_card(_installed(id), changes, made)
+        return spelled(self.profile.prompt, made / LANGUAGE)
 
-    def finish(self, made: Path) -> MovaConfig:
+    def finish(self, made: Path, prompt: PromptSettings) -> MovaConfig:
         """Write `config.json`, once all weights are there, and return it."""
         from mova_core.model.checkpoint import stored_fingerprint
 
-        changes = {id: dict(change) for id, change in self.changes.items()}
-        for id in changes:
-            revision = folder_digest((made / tower_file(id)).parent)[:16]
-            changes[id]["weights"] = {**changes[id]["weights"], "revision": revision}
-        config = self._config(made, changes)
+        changes = {}
+        for id, own in self.changes.items():
+            folder = tower_folder(id)
+            weights = OwnWeights(folder=folder, revision=folder_digest(made / folder)[:16])
+            changes[id] = own.model_copy(update={"weights": weights})
+        config = self._config(prompt, changes)
         config.fingerprint = stored_fingerprint(made, config)
         config.save_pretrained(made)
         return config
 
-    def _config(self, made: Path, changes: Mapping[str, Mapping[str, Any]]) -> MovaConfig:
+    def _config(self, prompt: PromptSettings, changes: Mapping[str, CardChanges]) -> MovaConfig:
         entries: list[PoolEntry] = [
             PoolEntry(
                 id=id,
                 card_hash=_installed(id).hash,
                 channels=self.sizes.channels[id],
-                revision=changes[id]["weights"]["revision"],
+                revision=_revision(changes[id]),
             )
             for id in sorted(EXPERTS)
         ]
@@ -108,14 +116,14 @@ class Configurations:
             adapter=self.sizes.adapter,
             text_encoder=TextSettings(source=f"inside:{TEXT_FOLDER}", width=self.sizes.text),
             language_model=LanguageSettings(source=f"inside:{LANGUAGE}", width=self.sizes.out),
-            prompt=_prompt(self.profile.prompt, made / LANGUAGE),
+            prompt=prompt,
             router=RouterSettings(
                 kind="free" if self.compat else "listwise",
                 max_experts=self.sizes.adapter.max_experts,
                 listwise=self.profile.routing,
             ),
             pool=entries,
-            cards=changes,
+            cards={id: own.model_dump(mode="json", exclude_defaults=True) for id, own in changes.items()},
             image_token_id=self.language.vocab_size,
         )
 
@@ -155,11 +163,13 @@ def configure(
     vocabulary = _rows(moves, "model.embed_tokens.weight")
     language = release.config if "hidden_size" in release.config else profile.language_model
     changes = {id: _changes(release, profile, id, compat=compat) for id in (BASE, *EXPERTS)}
-    if not any(release.processor(id) for id in set(_PROCESSED_BY.values())):
-        warn(
-            "the release brings no image processors: mean and deviation of the pictures, above all of the "
-            "one that vary, codetr and sam share, are those of the installed cards"
-        )
+    for id in dict.fromkeys(_PROCESSED_BY.values()):
+        if release.normalisation(id) is None:
+            shared = ", ".join(own for own, by in _PROCESSED_BY.items() if by == id)
+            warn(
+                f"the release brings no image processor of {id}: mean and deviation of the pictures of "
+                f"{shared} are assumed to be those of the installed cards"
+            )
     return Configurations(
         language=language_config(language, vocabulary),
         bert=_bert(release, profile, moves),
@@ -170,38 +180,45 @@ def configure(
         sizes=sizes,
         moves=moves,
         compat=compat,
-        cards={},
     )
 
 
 def _check_ways(release: Release) -> None:
     """Refuse what the released code can do and its one checkpoint does not."""
+    channels = release.config.get("expert_channels", EXPERTS)
     ways: dict[str, tuple[Any, Any]] = {
         "image_aspect_ratio": (told(release, "image_aspect_ratio", "pad"), "pad"),
         "mm_vision_select_layer": (told(release, "mm_vision_select_layer", -2), -2),
         "mm_use_im_start_end": (bool(release.config.get("mm_use_im_start_end")), False),
-        "num_projector_experts": (len(release.config.get("expert_channels", EXPERTS)), len(EXPERTS)),
+        "expert_channels": (len(channels) if isinstance(channels, (list, tuple)) else None, len(EXPERTS)),
     }
     for key, (found, expected) in ways.items():
         if found != expected:
             raise CheckpointError(
-                f"config.json: {key}: this way is not supported", value=found, expected=repr(expected)
+                f"config.json: {key}: this way is not supported",
+                value=found,
+                expected=f"{len(EXPERTS)} numbers" if key == "expert_channels" else repr(expected),
             )
 
 
-def _changes(release: Release, profile: ReleaseProfile, id: str, *, compat: bool) -> dict[str, Any]:
+def _changes(release: Release, profile: ReleaseProfile, id: str, *, compat: bool) -> CardChanges:
     """What the checkpoint changes of an installed card."""
-    _installed(id)
-    own = {key: dict(value) for key, value in profile.cards.get(id, {}).items()}
-    stream = own.pop("input", {})
-    processor = release.processor(_PROCESSED_BY[id]) if id in _PROCESSED_BY else {}
-    if "image_mean" in processor and "image_std" in processor:
-        mean, std = processor["image_mean"], processor["image_std"]
-        stream = {"mean": mean, "std": std, "pad_colour": [int(x * 255) for x in mean], **stream}
-    if compat and _installed(id).input.kind == "patches":
-        stream = {**stream, "size": None}
-    weights = {"sources": [f"inside:experts/{id}"], "revision": None, "sha256": None}
-    return {**own, "weights": weights, **({"input": stream} if stream else {})}
+    card = _installed(id)
+    own = profile.cards.get(id, CardChanges())
+    stream: dict[str, Any] = {}
+    found = release.normalisation(_PROCESSED_BY[id]) if id in _PROCESSED_BY else None
+    if found is not None:
+        # The release's way from a mean to a colour: cut off, not rounded.
+        colour = tuple(min(max(int(mean * 255), 0), 255) for mean in found.mean)
+        stream = {"mean": found.mean, "std": found.std, "pad_colour": colour}
+    stream |= own.input
+    if compat and card.input.kind == "patches":
+        stream["size"] = None
+    return own.model_copy(update={"input": stream, "weights": OwnWeights(folder=tower_folder(id))})
+
+
+def _revision(changes: CardChanges) -> str:
+    return (changes.weights.revision if changes.weights else None) or ""
 
 
 def _installed(id: str) -> ExpertCard:
@@ -216,22 +233,23 @@ def _bert(release: Release, profile: ReleaseProfile, moves: Moves) -> PreTrained
     from transformers import BertConfig
 
     tensors = moves.files.get(TEXT_FILE, {})
-    words = tensors.get("embeddings.word_embeddings.weight")
-    inner = tensors.get("encoder.layer.0.intermediate.dense.weight")
-    places = tensors.get("embeddings.position_embeddings.weight")
-    if words is None or inner is None or places is None:
-        raise CheckpointError(
-            "the release lacks its text encoder", expected="weights of a BERT under model.mm_projector"
+    words, inner, places = (
+        _matrix(tensors, name)
+        for name in (
+            "embeddings.word_embeddings.weight",
+            "encoder.layer.0.intermediate.dense.weight",
+            "embeddings.position_embeddings.weight",
         )
+    )
     folder = release.beside(release.text_encoder)
     stated = read_json(folder / "config.json") if folder and (folder / "config.json").is_file() else {}
     told = {
-        "vocab_size": words.shape[0],
-        "hidden_size": words.shape[1],
-        "num_attention_heads": max(1, words.shape[1] // 64),
+        "vocab_size": words[0],
+        "hidden_size": words[1],
+        "num_attention_heads": max(1, words[1] // 64),
         "num_hidden_layers": len({n.split(".")[2] for n in tensors if n.startswith("encoder.layer.")}),
-        "intermediate_size": inner.shape[0],
-        "max_position_embeddings": places.shape[0],
+        "intermediate_size": inner[0],
+        "max_position_embeddings": places[0],
     }
     return BertConfig(**{**told, **{k: v for k, v in stated.items() if k in told}, **profile.text_encoder})
 
@@ -239,8 +257,9 @@ def _bert(release: Release, profile: ReleaseProfile, moves: Moves) -> PreTrained
 def _text_tokenizer(release: Release, given: str | Path | None) -> Path:
     """A folder with the text encoder's tokenizer: the user's, the release's, or the hub's cache."""
     name = str(given or release.text_encoder)
-    hub = name if "/" in name else f"google-bert/{name}"
-    for place in (Path(name), release.beside(name), locate(f"hf:{hub}")):
+    # A release may name a folder of the machine that it was trained on: its last part is the model's name.
+    hub = name if given and name.count("/") == 1 else f"google-bert/{Path(name).name}"
+    for place in (Path(name) if given else None, release.beside(name), locate(f"hf:{hub}")):
         if place is not None and any((place / file).is_file() for file in ("tokenizer.json", "vocab.txt")):
             return place
     raise CheckpointError(
@@ -263,37 +282,21 @@ def _copy_tokenizer(source: Path, target: Path, what: str) -> None:
         shutil.copyfile(file, target / file.name)
 
 
-def _prompt(prompt: PromptSettings, folder: Path) -> PromptSettings:
-    """The prompt as the released code would spell it with this tokenizer.
-
-    That code reads each piece of a text by itself and takes off its first token where the text began with the
-    mark of a beginning. With a tokenizer that puts such a mark there itself, nothing else is lost; with one
-    that does not, it is the newline after the image.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # each reader of these files fails in ways of its own
-        raise CheckpointError(
-            "the language model's tokenizer cannot be read", value=f"{type(error).__name__}: {error}"
-        ) from error
-    first = tokenizer.encode("", add_special_tokens=True)[:1]
-    written = tokenizer.encode(prompt.begin, add_special_tokens=False)[:1]
-    if first or not prompt.tokenizer_begins or written != [tokenizer.bos_token_id]:
-        return prompt
-    lost = tokenizer.decode(tokenizer.encode(prompt.image_end + "A", add_special_tokens=False)[:1])
-    if lost != prompt.image_end:
-        raise ConfigError(
-            "this tokenizer melts the end of an image into what follows",
-            value=lost,
-            expected=prompt.image_end,
-        )
-    return prompt.model_copy(update={"image_end": ""})
-
-
 def _rows(moves: Moves, name: str) -> int:
     for file, tensors in moves.files.items():
         if file.startswith(LANGUAGE) and name in tensors:
-            return tensors[name].shape[0]
+            return _matrix(tensors, name)[0]
     raise CheckpointError("the release lacks its language model", value=name, expected="it to be there")
+
+
+def _matrix(tensors: Mapping[str, TensorSpec], name: str) -> tuple[int, int]:
+    """Rows and columns of a matrix."""
+    spec = tensors.get(name)
+    if spec is None or len(spec.shape) != 2:
+        raise CheckpointError(
+            "a matrix that tells a size is missing",
+            value=name,
+            expected="it in the release, with two dimensions",
+        )
+    rows, columns = spec.shape
+    return rows, columns

@@ -17,6 +17,7 @@ from torch import nn
 from mova_core.errors import CheckpointError
 from mova_core.fusion.adapter import MovAdapter
 from mova_core.fusion.packs import ExpertPack
+from mova_core.fusion.release_keys import HEAD_DIM
 from mova_core.model.release.naming import ADAPTER, CORE, EXPERTS, TEXT_FILE, Place, ReleaseMap, pack_file
 from mova_core.model.release.writing import TensorSpec
 from mova_core.model.settings import AdapterSettings
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 Shape = tuple[int, ...]
-HEAD_DIM = 64
-"""Width of an attention head in every released adapter."""
+_NOT_OF_THE_LANGUAGE_MODEL = (
+    *("mm_", "image_", "expert_", "vision_", "ft_", "topk", "auto_map", "architectures", "model_type"),
+    *("_attn", "attn_implementation", "_name_or_path", "quantization_config"),
+)
+"""What the names of entries begin with that say something of vision, or of how somebody once loaded it."""
 
 
 def adapter_settings(
@@ -47,6 +51,10 @@ def adapter_settings(
     hidden, _ = _shape(shapes, "blocks.0.mlp.w1.weight", 2)
     usual = 8 / 3
     side, routed = isqrt(n), isqrt(routing_tokens)
+    if routed**2 != routing_tokens:
+        raise CheckpointError(
+            "config.json: num_routing_tokens", value=routing_tokens, expected="a square, such as 144"
+        )
     return AdapterSettings(
         width=c,
         heads=max(1, c // HEAD_DIM),
@@ -164,12 +172,16 @@ def language_config(document: Mapping[str, Any], vocabulary: int) -> PreTrainedC
     Raises:
         CheckpointError: transformers cannot make a configuration of it.
     """
-    from transformers import LlamaConfig
+    from transformers import AutoModelForCausalLM, LlamaConfig
 
-    foreign = ("mm_", "image_", "expert_", "vision_", "auto_map", "architectures", "model_type", "topk")
-    own = {key: value for key, value in document.items() if not key.startswith(foreign)}
+    own = {key: value for key, value in document.items() if not key.startswith(_NOT_OF_THE_LANGUAGE_MODEL)}
+    for key in ("bos_token_id", "pad_token_id"):  # a token may have been added without a row for it
+        if isinstance(own.get(key), int) and not 0 <= own[key] < vocabulary:
+            own[key] = None
     try:
         config = LlamaConfig.from_dict({**own, "vocab_size": vocabulary})
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     except Exception as error:  # transformers raises whatever a wrong value provokes
         raise CheckpointError(
             "the language model's configuration cannot be used", value=f"{type(error).__name__}: {error}"

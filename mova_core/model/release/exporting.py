@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,15 +18,31 @@ from mova_core.errors import CheckpointError, ExpertLoadError
 from mova_core.experts.files import WeightFiles
 from mova_core.model.parts.disk import require_space
 from mova_core.model.parts.progress import Progress, SilentProgress
-from mova_core.model.release.importing import LAYOUT
-from mova_core.model.release.naming import Place, ReleaseMap
+from mova_core.model.release.layout import FILES, ReleaseLayout, ShardLayout, appearing, read_layout
+from mova_core.model.release.naming import (
+    ASIDE,
+    BASE,
+    CORE,
+    EXPERTS,
+    TEXT_FILE,
+    Place,
+    ReleaseMap,
+    pack_file,
+    tower_file,
+)
 from mova_core.model.release.plan import LANGUAGE
-from mova_core.model.release.source import read_json
 from mova_core.model.release.writing import TensorFile, TensorSpec, header_bytes
+
+_INDEX = "model.safetensors.index.json"
+_NOT_RELEASED = ("answer", "router")
+_COMPUTED_HERE = ("pooler.",)
+"""Weights that transformers adds to a text encoder, and nobody reads."""
+
+Places = Mapping[str, tuple[Place, ...]]
 
 
 class _Checkpoint:
-    """The tensors of a checkpoint by their places; to be closed by the stack it is given.
+    """The tensors of a checkpoint by their places.
 
     Args:
         folder: the checkpoint.
@@ -40,12 +54,24 @@ class _Checkpoint:
         self._stack = stack
         self._files: dict[str, Mapping[str, Tensor]] = {}
 
-    def tensor(self, places: tuple[Place, ...]) -> Tensor:
-        """The tensor that went to those places: one, or the rows that several packs hold."""
-        found = [self._file(place.file)[place.name] for place in places]
+    def tensor(self, key: str, places: tuple[Place, ...]) -> Tensor:
+        """The tensor that went to those places: one, or the rows that several packs hold.
+
+        Raises:
+            CheckpointError: it is not there.
+        """
+        try:
+            found = [self.file(place.file)[place.name] for place in places]
+        except (KeyError, ExpertLoadError) as error:
+            raise CheckpointError(
+                "a weight of the release is gone from the checkpoint",
+                value=key,
+                expected=f"{places[0].name} in {places[0].file}",
+            ) from error
         return found[0] if len(found) == 1 else torch.cat(found)
 
-    def _file(self, name: str) -> Mapping[str, Tensor]:
+    def file(self, name: str) -> Mapping[str, Tensor]:
+        """An open file, or all files of a folder."""
         if name not in self._files:
             self._files[name] = self._stack.enter_context(WeightFiles(self._folder / name))
         return self._files[name]
@@ -63,85 +89,89 @@ def export_release(directory: Path, out: Path, *, progress: Progress | None = No
         `out`.
 
     Raises:
-        CheckpointError: it was not imported, a weight is gone, or `out` is taken or cannot be written.
+        CheckpointError: it was not imported, a weight is gone, it holds more than the released layout can, or
+            `out` is taken or cannot be written.
         PartsError: there is not enough disk space.
     """
-    tell = progress or SilentProgress()
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise CheckpointError(
-            "there is something in the way", value=str(out), expected="a folder that is empty or not there"
-        )
-    if not (directory / LAYOUT).is_file():
-        raise CheckpointError(
-            "this checkpoint does not know a released layout",
-            value=str(directory),
-            expected=f"a checkpoint made by `mova convert`, with {LAYOUT}",
-        )
-    shards = read_json(directory / LAYOUT)["shards"]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
-        try:
-            _write(directory, made, shards, tell)
-            if out.exists():
-                out.rmdir()
-            made.rename(out)
-        except OSError as error:
-            raise CheckpointError(
-                "the release cannot be written", value=str(out), expected=f"a writable place ({error})"
-            ) from error
+    layout = read_layout(directory)
+    names = ReleaseMap([key for shard in layout.shards for key in shard.tensors])
+    places = {key: names.places(key, LANGUAGE) for shard in layout.shards for key in shard.tensors}
+    _check_all_goes_back(directory, places)
+    with appearing(out, "release") as made:
+        _write(directory, made, layout, places, progress or SilentProgress())
     return out
 
 
-def _write(directory: Path, made: Path, shards: list[dict[str, Any]], tell: Progress) -> None:
-    names = ReleaseMap([key for shard in shards for key in shard["tensors"]])
-    for file in sorted((directory / "release" / "files").iterdir()):
-        shutil.copyfile(file, made / file.name)
-    weights: dict[str, str] = {}
+def _check_all_goes_back(directory: Path, places: Places) -> None:
+    """Refuse what would be left behind, and layouts that name what no release has.
+
+    Raises:
+        CheckpointError: naming it.
+    """
+    unknown = [key for key, own in places.items() if not own]
+    if unknown:
+        raise CheckpointError("the released layout names a weight that no release has", value=unknown[0])
+    packs = {f"packs/{path.name}" for path in (directory / "packs").glob("*.safetensors")}
+    extra = sorted(packs - {pack_file(id) for id in EXPERTS})
+    extra += [name for name in _NOT_RELEASED if (directory / name).is_dir()]
+    if extra:
+        raise CheckpointError(
+            "the released layout has no place for a part of this checkpoint",
+            value=", ".join(extra),
+            expected="core, language model, towers and the seven packs",
+            hint="Merge LoRAs into the language model, or export a checkpoint without it.",
+        )
+    goes = {(place.file, place.name) for own in places.values() for place in own}
+    files = (CORE, TEXT_FILE, ASIDE, LANGUAGE, *map(pack_file, EXPERTS), *map(tower_file, (BASE, *EXPERTS)))
+    with ExitStack() as stack:
+        checkpoint = _Checkpoint(directory, stack)
+        held = [(f, n) for f in files if (directory / f).exists() for n in checkpoint.file(f)]
+    left = [name for file, name in held if (file, name) not in goes and not name.startswith(_COMPUTED_HERE)]
+    if left:
+        raise CheckpointError(
+            "the released layout names no file for a weight of the checkpoint",
+            value=left[0],
+            expected="every weight in it",
+            hint="Convert the release again.",
+        )
+
+
+def _write(directory: Path, made: Path, layout: ReleaseLayout, places: Places, tell: Progress) -> None:
+    shutil.copytree(directory / FILES, made, dirs_exist_ok=True)
     size = 0
-    for number, shard in enumerate(shards, start=1):
-        tell.say(f"file {number} of {len(shards)}: {shard['file']}")
+    for number, shard in enumerate(layout.shards, start=1):
+        tell.say(f"file {number} of {len(layout.shards)}: {shard.file}")
         with ExitStack() as stack:
-            checkpoint = _Checkpoint(directory, stack)
-            places = {key: names.places(key, LANGUAGE) for key in shard["tensors"]}
-            size += _write_shard(made / shard["file"], shard, places, checkpoint)
-        weights |= dict.fromkeys(shard["tensors"], shard["file"])
-    if len(shards) > 1:
+            size += _write_shard(made / shard.file, shard, places, _Checkpoint(directory, stack))
+    if len(layout.shards) > 1 and not (made / _INDEX).exists():
+        weights = {key: shard.file for shard in layout.shards for key in shard.tensors}
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weights.items()))}
-        (made / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+        (made / _INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
-def _write_shard(
-    path: Path, shard: Mapping[str, Any], places: Mapping[str, tuple[Place, ...]], checkpoint: _Checkpoint
-) -> int:
+def _write_shard(path: Path, shard: ShardLayout, places: Places, checkpoint: _Checkpoint) -> int:
     """One file; its header is the original's wherever that still holds."""
-    tensors = {key: _spec(checkpoint, key, own) for key, own in places.items()}
+    tensors = {}
+    for key in shard.tensors:
+        tensor = checkpoint.tensor(key, places[key])
+        tensors[key] = TensorSpec(tensor.dtype, tuple(tensor.shape))
     size = sum(spec.nbytes for spec in tensors.values())
     require_space(path.parent, size)
-    original = shard["header"].encode() if shard["header"] else b""
-    header = original if original and _describes(original, tensors) else None
+    original = (shard.header or "").encode()
+    header = original if _describes(original, tensors) else None
     with TensorFile(path, tensors, {"format": "pt"}, header=header) as file:
-        for key, own in places.items():
-            file.put(key, checkpoint.tensor(own))
+        for key in tensors:
+            file.put(key, checkpoint.tensor(key, places[key]))
     return size
-
-
-def _spec(checkpoint: _Checkpoint, key: str, places: tuple[Place, ...]) -> TensorSpec:
-    try:
-        tensor = checkpoint.tensor(places)
-    except (KeyError, ExpertLoadError) as error:
-        raise CheckpointError(
-            "a weight of the release is gone from the checkpoint",
-            value=key,
-            expected=f"{places[0].name} in {places[0].file}" if places else "a known name",
-        ) from error
-    return TensorSpec(tensor.dtype, tuple(tensor.shape))
 
 
 def _describes(header: bytes, tensors: Mapping[str, TensorSpec]) -> bool:
     """Whether a header says of these tensors what we should say: kinds, shapes and places."""
-    stated, ours = (json.loads(text) for text in (header, header_bytes(tensors, {})))
-    stated.pop("__metadata__", None)
-    ours.pop("__metadata__", None)
+    try:
+        stated, ours = json.loads(header), json.loads(header_bytes(tensors, {}))
+    except (ValueError, RecursionError):
+        return False
+    if isinstance(stated, dict):
+        stated.pop("__metadata__", None)
+    ours.pop("__metadata__")
     return bool(stated == ours)

@@ -6,22 +6,19 @@ written are laid out first, then filled as the tensors come by.
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mova_core.errors import CheckpointError
 from mova_core.fusion.pack_files import FORMAT
-from mova_core.fusion.release_keys import checked_table, is_rotary
+from mova_core.fusion.release_keys import HEAD_DIM, checked_table
 from mova_core.model.parts.disk import require_space
 from mova_core.model.parts.progress import Progress, SilentProgress
 from mova_core.model.release.configuration import Configurations, configure
-from mova_core.model.release.naming import ADAPTER, ASIDE, BASE, EXPERTS, Place, tower_file
+from mova_core.model.release.layout import appearing, keep_layout
+from mova_core.model.release.naming import Place, is_table
 from mova_core.model.release.plan import LANGUAGE, Moves, Sizes, check_moves, plan_moves, read_sizes
 from mova_core.model.release.profiles import ReleaseProfile, fitting_profile, read_profile
 from mova_core.model.release.sentences import read_sentences
@@ -30,11 +27,11 @@ from mova_core.model.release.source import Release, find_release
 from mova_core.model.release.towers import check_towers
 from mova_core.model.release.writing import TensorFile
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _UNKNOWN = "0" * 32
 """In place of a fingerprint that is not known yet."""
-LAYOUT = "release/layout.json"
-_KEPT_SUFFIXES = (".json", ".txt", ".md", ".model")
-_LARGEST_KEPT = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,36 +79,23 @@ def import_release(
         PartsError: there is not enough disk space.
     """
     options, tell = options or ImportOptions(), progress or SilentProgress()
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise CheckpointError(
-            "there is something in the way", value=str(out), expected="a folder that is empty or not there"
+    with appearing(out, "checkpoint") as made:
+        release = find_release(source, revision)
+        tell.say(f"reading the headers of {release.folder}")
+        shards = read_shards(release.folder)
+        moves = plan_moves(shards)
+        profile = _profile(release, moves, options)
+        sizes = read_sizes(
+            moves,
+            shards,
+            most=release.count("topk", 3),
+            routing_tokens=release.count("num_routing_tokens", profile.routing_tokens),
         )
-    release = find_release(source, revision)
-    tell.say(f"reading the headers of {release.folder}")
-    shards = read_shards(release.folder)
-    moves = plan_moves(shards)
-    profile = _profile(release, moves, options)
-    sizes = read_sizes(
-        moves,
-        shards,
-        most=int(release.config.get("topk", 3)),
-        routing_tokens=int(release.config.get("num_routing_tokens", profile.routing_tokens)),
-    )
-    configurations = configure(release, profile, moves, sizes, options.text_tokenizer, compat=options.compat)
-    check_moves(moves, shards, sizes, bert=configurations.bert, language=configurations.language)
-    require_space(out.parent, moves.nbytes)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-        made = Path(scratch) / "made"
-        try:
-            _write(made, shards, moves, sizes, configurations, release, tell)
-            if out.exists():
-                out.rmdir()
-            made.rename(out)
-        except OSError as error:
-            raise CheckpointError(
-                "the checkpoint cannot be written", value=str(out), expected=f"a writable place ({error})"
-            ) from error
+        parts = configure(release, profile, moves, sizes, options.text_tokenizer, compat=options.compat)
+        check_moves(moves, shards, sizes, bert=parts.bert, language=parts.language, cards=parts.cards(made))
+        require_space(made, moves.nbytes)
+        keep_layout(made, shards, release.folder)
+        _write(made, shards, moves, sizes, parts, tell)
     return out
 
 
@@ -130,7 +114,7 @@ def _language_sizes(moves: Moves) -> dict[str, int]:
     tensors = {n: s for file, own in moves.files.items() if file.startswith(LANGUAGE) for n, s in own.items()}
     first = tensors.get("model.layers.0.mlp.gate_proj.weight")
     layers = {name.split(".")[2] for name in tensors if name.startswith("model.layers.")}
-    wide, narrow = first.shape if first else (0, 0)
+    wide, narrow = first.shape if first and len(first.shape) == 2 else (0, 0)
     return {"hidden_size": narrow, "intermediate_size": wide, "num_hidden_layers": len(layers)}
 
 
@@ -139,8 +123,7 @@ def _write(
     shards: tuple[Shard, ...],
     moves: Moves,
     sizes: Sizes,
-    configurations: Configurations,
-    release: Release,
+    parts: Configurations,
     tell: Progress,
 ) -> None:
     with ExitStack() as stack:
@@ -148,14 +131,13 @@ def _write(
             file: stack.enter_context(TensorFile(made / file, tensors, _notes(file, sizes)))
             for file, tensors in moves.files.items()
         }
-        configurations.write(made)
-        _keep_for_the_way_back(made, shards, release)
-        _fill(files, shards, moves, tell, only=(ASIDE, *map(tower_file, EXPERTS)), tables=True)
+        prompt = parts.write(made)
+        _fill(files, shards, moves, sizes, tell, tables=True)
         tell.say("checking the towers against their plugins")
-        check_towers(made, configurations.cards)
-        _fill(files, shards, moves, tell)
+        check_towers(made, parts.cards(made))
+        _fill(files, shards, moves, sizes, tell)
         tell.say("computing fingerprints")
-        config = configurations.finish(made)
+        config = parts.finish(made, prompt)
         for file, tensors in files.items():
             if file.startswith("packs/"):
                 tensors.describe(_notes(file, sizes, config.fingerprint))
@@ -165,16 +147,16 @@ def _fill(
     files: Mapping[str, TensorFile],
     shards: tuple[Shard, ...],
     moves: Moves,
+    sizes: Sizes,
     tell: Progress,
     *,
-    only: tuple[str, ...] = (),
     tables: bool = False,
 ) -> None:
-    """Put tensors in their places; with `tables` rotary tables alone, and of some files only."""
+    """Put all tensors in their places, or rotary tables alone: these are looked at before all the rest."""
     done, total = 0, 0 if tables else moves.nbytes
     with tell.bar("converting", total=total, done=0) as show:
         for number, (shard, own) in enumerate(zip(shards, moves.by_shard, strict=True), start=1):
-            chosen = {k: p for k, p in own.items() if not tables or (_is_table(k) and p[0].file in only)}
+            chosen = {key for key in own if not tables or key.endswith((".freqs_cos", ".freqs_sin"))}
             if not chosen:
                 continue
             if not tables:
@@ -182,9 +164,9 @@ def _fill(
             for key, file in shard.read():
                 if key in chosen:
                     tensor = file[key]
-                    if is_rotary(key.removeprefix(ADAPTER)):
-                        checked_table(key, tensor)
-                    for place in chosen[key]:
+                    if is_table(key):
+                        checked_table(key, tensor, sizes.adapter.grid, HEAD_DIM)
+                    for place in own[key]:
                         _put(files, place, tensor)
                     done += shard.tensors[key].nbytes
                     show(min(done, total))
@@ -192,13 +174,9 @@ def _fill(
         each.flush()
 
 
-def _put(files: Mapping[str, TensorFile], place: Place, tensor: Any) -> None:
+def _put(files: Mapping[str, TensorFile], place: Place, tensor: Tensor) -> None:
     row = tensor if place.row is None else tensor[place.row : place.row + 1]
     files[place.file].put(place.name, row)
-
-
-def _is_table(key: str) -> bool:
-    return key.endswith((".freqs_cos", ".freqs_sin"))
 
 
 def _notes(file: str, sizes: Sizes, fingerprint: str = _UNKNOWN) -> dict[str, str]:
@@ -213,29 +191,3 @@ def _notes(file: str, sizes: Sizes, fingerprint: str = _UNKNOWN) -> dict[str, st
         "depth": sizes.adapter.depth,
     }
     return {"core": fingerprint, "format": FORMAT, **{name: str(number) for name, number in numbers.items()}}
-
-
-def _keep_for_the_way_back(made: Path, shards: tuple[Shard, ...], release: Release) -> None:
-    """Which file held what, and the release's small files as they are."""
-    layout = [
-        {
-            "file": shard.path.with_suffix(".safetensors").name.replace("pytorch_model", "model"),
-            "header": shard.header.decode() if shard.header else None,
-            "tensors": list(shard.tensors),
-        }
-        for shard in shards
-    ]
-    file = made / LAYOUT
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"shards": layout, "base": BASE, "experts": EXPERTS}), encoding="utf-8")
-    kept = made / "release" / "files"
-    kept.mkdir()
-    for path in sorted(release.folder.iterdir()):
-        index = path.name.endswith(".index.json")
-        if (
-            path.is_file()
-            and path.suffix in _KEPT_SUFFIXES
-            and path.stat().st_size <= _LARGEST_KEPT
-            and not index
-        ):
-            shutil.copyfile(path, kept / path.name)

@@ -52,7 +52,17 @@ def pack_file(id: str) -> str:
 
 def tower_file(id: str) -> str:
     """The file of an expert's or the base encoder's own weights."""
-    return f"experts/{id}/model.safetensors"
+    return f"{tower_folder(id)}/model.safetensors"
+
+
+def is_table(key: str) -> bool:
+    """Whether that is a rotary table of the adapter; Co-DETR's are left to its plugin."""
+    return key.startswith(ADAPTER) and is_rotary(key.removeprefix(ADAPTER))
+
+
+def tower_folder(id: str) -> str:
+    """The folder of an expert's or the base encoder's own weights."""
+    return f"experts/{id}"
 
 
 class ReleaseMap:
@@ -74,7 +84,7 @@ class ReleaseMap:
             key: a name of the release.
             language_file: the file for tensors of the language model.
         """
-        if _COMPUTED.fullmatch(key) or is_rotary(key.removeprefix(ADAPTER)):
+        if _COMPUTED.fullmatch(key) or is_table(key):
             return (Place(ASIDE, key),)
         if tower := _TOWER.match(key):
             number = int(tower[1])

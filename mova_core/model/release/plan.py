@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mova_core.cards.card import ExpertCard
+from mova_core.fusion.release_keys import HEAD_DIM
 from mova_core.model.release import expected
-from mova_core.model.release.naming import EXPERTS, Place, ReleaseMap
+from mova_core.model.release.naming import EXPERTS, Place, ReleaseMap, is_table
 from mova_core.model.release.shards import Shard
 from mova_core.model.release.writing import TensorSpec
 from mova_core.model.settings import AdapterSettings
@@ -95,7 +97,15 @@ def read_sizes(moves: Moves, shards: tuple[Shard, ...], *, most: int, routing_to
     return Sizes(adapter, text, out, expected.channels(shapes))
 
 
-def check_moves(moves: Moves, shards: tuple[Shard, ...], sizes: Sizes, *, bert: Any, language: Any) -> None:
+def check_moves(
+    moves: Moves,
+    shards: tuple[Shard, ...],
+    sizes: Sizes,
+    *,
+    bert: Any,
+    language: Any,
+    cards: Mapping[str, ExpertCard],
+) -> None:
     """Refuse a release of which anything is unmapped, missing or misshapen; towers are left to their plugins.
 
     Args:
@@ -104,6 +114,7 @@ def check_moves(moves: Moves, shards: tuple[Shard, ...], sizes: Sizes, *, bert: 
         sizes: of its parts.
         bert: configuration of the text encoder.
         language: configuration of the language model.
+        cards: of its experts, as the checkpoint will have them.
 
     Raises:
         CheckpointError: with the whole list.
@@ -118,17 +129,34 @@ def check_moves(moves: Moves, shards: tuple[Shard, ...], sizes: Sizes, *, bert: 
     )
     found: dict[Place, tuple[str, tuple[int, ...]]] = {}
     problems = [f"unmapped: {key}" for key in moves.unmapped]
+    problems += _joints(sizes, cards, text=bert.hidden_size, out=language.hidden_size)
     for shard, own in zip(shards, moves.by_shard, strict=True):
         for key, places in own.items():
             shape = shard.tensors[key].shape
-            if places and places[0].row is not None and shape[0] != len(EXPERTS):
-                problems.append(f"misshapen: {key} {list(shape)}, expected {len(EXPERTS)} rows")
+            problems += _odd_shape(key, places, shape, sizes)
             for place in places:
                 if not place.file.startswith(("experts/", "release/")):
                     file = "" if place.file.startswith(LANGUAGE) else place.file
                     own_shape = shape if place.row is None else (1, *shape[1:])
                     found[Place(file, place.name)] = (key, own_shape)
     expected.refuse(problems + expected.differences(wanted, found, moves.names), "a release of MoVA")
+
+
+def _odd_shape(key: str, places: tuple[Place, ...], shape: tuple[int, ...], sizes: Sizes) -> list[str]:
+    """What is wrong with the shape of a tensor that is shared out, or computed."""
+    h, w = sizes.adapter.grid
+    if places and places[0].row is not None and shape[:1] != (len(EXPERTS),):
+        return [f"misshapen: {key} {list(shape)}, expected {len(EXPERTS)} rows"]
+    if is_table(key) and shape != (h * w, HEAD_DIM):
+        return [f"misshapen: {key} {list(shape)}, expected {[h * w, HEAD_DIM]}"]
+    return []
+
+
+def _joints(sizes: Sizes, cards: Mapping[str, ExpertCard], *, text: int, out: int) -> list[str]:
+    """Where two parts do not fit each other."""
+    pairs = [("the text encoder's width", text, sizes.text), ("the language model's width", out, sizes.out)]
+    pairs += [(f"the channels of {id}", cards[id].features.channels, n) for id, n in sizes.channels.items()]
+    return [f"misshapen: {what} is {own}, the adapter's {n}" for what, own, n in pairs if own != n]
 
 
 def _language_files(shards: tuple[Shard, ...], names: ReleaseMap) -> list[str]:

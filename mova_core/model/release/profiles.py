@@ -10,13 +10,17 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from mova_core.cards.spec import Identifier, Spec, Text
+from mova_core.cards.spec import Spec, Text
 from mova_core.errors import ConfigError
+from mova_core.model.own_cards import CardChanges
 from mova_core.model.settings import ListwiseSettings, PositiveInt, PromptSettings
+
+Tower = Literal["clip", "dinov2", "vary", "codetr", "pix2struct", "deplot", "biomedclip", "sam"]
+"""Base encoder and experts of a release."""
 
 
 class ReleaseProfile(Spec):
@@ -41,8 +45,8 @@ class ReleaseProfile(Spec):
     prompt: PromptSettings
     routing: ListwiseSettings
     routing_tokens: PositiveInt = 144
-    cards: dict[Identifier, dict[str, Any]] = {}
-    towers: dict[Identifier, dict[str, Any]] = {}
+    cards: dict[Tower, CardChanges] = {}
+    towers: dict[Tower, dict[str, Any]] = {}
     text_encoder: dict[str, Any] = {}
 
 
@@ -63,16 +67,16 @@ def read_profile(name: str | Path) -> ReleaseProfile:
     own = Path(name)
     known = profile_names()
     if str(name) in known:
-        text = resources.files(__package__).joinpath("profiles", f"{name}.toml").read_text(encoding="utf-8")
+        text = resources.files(__package__).joinpath("profiles", f"{name}.toml").read_bytes()
     elif own.is_file():
-        text = own.read_text(encoding="utf-8")
+        text = own.read_bytes()
     else:
         raise ConfigError(
             "no such profile", value=str(name), expected=" or ".join([*known, "the path of a TOML file"])
         )
     try:
-        return ReleaseProfile.model_validate(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        return ReleaseProfile.model_validate(tomllib.loads(text.decode()))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         place = ".".join(map(str, first["loc"])) + f": {first['msg']}" if first else str(error)
         raise ConfigError("the profile cannot be used", value=f"{name}: {place}") from error

@@ -77,7 +77,7 @@ def _assignments(file: Path) -> dict[str, ast.expr]:
         if file.stat().st_size > _LARGEST:
             raise ConfigError("not a file of the released code", value=str(file), expected="at most 1 MiB")
         tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, SyntaxError, ValueError, RecursionError) as error:
+    except (OSError, UnicodeDecodeError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(
             "the released sentences cannot be read",
             value=str(file),

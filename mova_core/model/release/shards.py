@@ -38,7 +38,9 @@ class Shard:
 
 
 def read_shards(folder: Path) -> tuple[Shard, ...]:
-    """The files of a release, by their headers; no weight is read of a file that can be mapped.
+    """The files of a release, by their headers.
+
+    No weight is read of a file that can be mapped into memory; a pickled file of before PyTorch 1.6 cannot.
 
     Raises:
         ExpertLoadError: there are none, one is missing, or one cannot be read.

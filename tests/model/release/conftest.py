@@ -76,7 +76,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory, story: dict[str, Any]) -> 
 @pytest.fixture(scope="session")
 def imported(tmp_path_factory: pytest.TempPathFactory, release: Path, profile: Path) -> Path:
     """The release in our layout. Not to be changed."""
-    with pytest.warns(CardWarning, match="image processors"):
+    with pytest.warns(CardWarning, match="image processor"):
         return import_release(
             release, tmp_path_factory.mktemp("imported") / "model", ImportOptions(profile=profile)
         )

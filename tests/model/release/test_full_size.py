@@ -16,7 +16,7 @@ from transformers import BertConfig
 
 from mova_core.cards.resolve import usable_expert
 from mova_core.errors import CheckpointError
-from mova_core.model.own_cards import changed_card
+from mova_core.model.own_cards import CardChanges, OwnWeights, changed_card
 from mova_core.model.release.expected import language_config
 from mova_core.model.release.naming import BASE, EXPERTS, tower_file
 from mova_core.model.release.plan import Moves, check_moves, plan_moves, read_sizes
@@ -50,7 +50,8 @@ def check(files: tuple[Shard, ...]) -> Moves:
     assert (sizes.adapter.grid, sizes.adapter.width, sizes.adapter.heads) == ((48, 48), 1024, 16)
     assert (sizes.text, sizes.out) == (1024, 4096)
     language = language_config(read_profile("llama3-8b").language_model, 128256)
-    check_moves(moves, files, sizes, bert=BERT_LARGE, language=language)
+    cards = {id: card for id in EXPERTS if (card := usable_expert(id).card)}
+    check_moves(moves, files, sizes, bert=BERT_LARGE, language=language, cards=cards)
     return moves
 
 
@@ -69,6 +70,11 @@ def test_every_key_has_a_place_and_every_place_its_key(shapes: dict[str, list[in
     assert len({(place.file, place.name) for _, place in places}) == len(places)
     for key, place in places:
         assert moves.names.released(place) == key
+    back: dict[str, list[int]] = {}
+    for key, place in places:  # as they are joined again on the way back: rows below one another
+        rows, *rest = moves.files[place.file][place.name].shape
+        back[key] = [back.get(key, [0])[0] + rows, *rest]
+    assert back == shapes
     gates = [place for key, place in places if ".gate.2." in key]
     assert len(gates) == 3 * 2 * len(EXPERTS)
     assert {place.row for place in gates} == set(range(len(EXPERTS)))
@@ -89,6 +95,23 @@ def test_what_does_not_fit_is_listed_in_whole() -> None:
         "unmapped: model.image_newline",
     ):
         assert line in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "said"),
+    [
+        (
+            "model.mm_projector.blocks.1.self_attn.rope.freqs_cos",
+            [576, 64],
+            r"\[576, 64\], expected \[2304, 64\]",
+        ),
+        ("blocks.0.self_attn.rope.freqs_cos", [2304, 64], "unmapped: blocks.0.self_attn.rope.freqs_cos"),
+        ("model.mm_projector.blocks.99999999.gate.2.weight", [7, 1024], "unmapped: .*99999999"),
+    ],
+)
+def test_keys_that_look_like_a_releases(key: str, shape: list[int], said: str) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        check(shards({**SHAPES, key: shape}))
 
 
 def test_an_adapter_that_lost_its_sizes_is_no_release() -> None:
@@ -115,7 +138,7 @@ def test_every_tower_is_what_its_plugin_reads(id: str, tmp_path: Path) -> None:
                 file.put(key, table.to(torch.bfloat16))
     installed = usable_expert(id).card
     assert installed is not None
-    changes = {"weights": {"sources": [f"inside:experts/{id}"], "sha256": None}}
+    changes = CardChanges(weights=OwnWeights(folder=f"experts/{id}"))
     check_towers(tmp_path, {id: changed_card(installed, changes, tmp_path)})
     name, spec = next((name, spec) for name, spec in tensors.items() if "patch" in name and "weight" in name)
     tensors[name] = TensorSpec(spec.dtype, (*spec.shape[:-1], spec.shape[-1] + 1))

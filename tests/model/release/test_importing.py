@@ -17,7 +17,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from mova_core.errors import CheckpointError, PartsError
+from mova_core.cards.warning import CardWarning
+from mova_core.errors import CheckpointError, ExpertLoadError, PartsError
 from mova_core.fusion.rotary import release_tables
 from mova_core.model.load import load
 from mova_core.model.modeling import MovaForConditionalGeneration
@@ -63,15 +64,10 @@ def test_there_and_back_gives_the_same_files(
     assert (done.code, "mova ask --model" in done.out) == (0, True), done.err
     done = mova("convert", "--to-release", str(there), str(back))
     assert done.code == 0, done.err
-    for file in release.glob("*.safetensors"):
-        assert (back / file.name).read_bytes() == file.read_bytes()
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+    whole = {path.relative_to(release) for path in release.rglob("*") if path.is_file()}
+    assert {path.relative_to(back) for path in back.rglob("*") if path.is_file()} == whole
+    for name in whole:
         assert (back / name).read_bytes() == (release / name).read_bytes()
-    index = json.loads((back / "model.safetensors.index.json").read_text())
-    assert (
-        index["weight_map"]
-        == json.loads((release / "model.safetensors.index.json").read_text())["weight_map"]
-    )
 
 
 def test_pickled_shards_with_rotary_tables(own: Path, profile: Path, tmp_path: Path) -> None:
@@ -144,10 +140,11 @@ def test_what_does_not_fit_stops_it(
     assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
 
-def test_a_wrong_rotary_table_stops_it(own: Path, profile: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [0.1, float("nan")])
+def test_a_wrong_rotary_table_stops_it(own: Path, profile: Path, tmp_path: Path, change: float) -> None:
     cos, _ = release_tables((12, 12), 64)
     key = "model.mm_projector.blocks.0.self_attn.rope.freqs_cos"
-    rewrite(own, lambda state: state.update({key: cos + 0.1}))
+    rewrite(own, lambda state: state.update({key: cos + change}))
     with pytest.raises(CheckpointError, match="rotary table"):
         import_release(own, tmp_path / "out", ImportOptions(profile=profile))
 
@@ -171,6 +168,13 @@ def test_a_shard_that_is_cut_short(
         ({"mm_vision_select_layer": -1}, "mm_vision_select_layer"),
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end"),
         ({"mm_projector_text_encoder": "no-such-encoder"}, "--text-tokenizer"),
+        ({"mm_projector_text_encoder": "/far/away/bert-huge"}, "hf download google-bert/bert-huge"),
+        ({"topk": None}, "topk"),
+        ({"num_routing_tokens": "x"}, "num_routing_tokens"),
+        ({"num_routing_tokens": 35}, "num_routing_tokens.*a square"),
+        ({"expert_channels": 7}, "expert_channels"),
+        ({"hidden_act": "nope"}, "language model's configuration"),
+        ({"hidden_size": 128}, "language model's width"),
     ],
 )
 def test_ways_that_are_not_supported(
@@ -180,6 +184,76 @@ def test_ways_that_are_not_supported(
     (own / "config.json").write_text(json.dumps({**told, **config}))
     with pytest.raises(CheckpointError, match=said):
         import_release(own, tmp_path / "out", ImportOptions(profile=profile))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"file": "/tmp/victim.safetensors"}, "cannot be read"),
+        ({"file": "../victim.safetensors"}, "cannot be read"),
+        ({"file": "victim.txt"}, "cannot be read"),
+        ({"tensors": ["model.surprise"]}, "no release has"),
+        ({"tensors": []}, "names no file for a weight"),
+        ({"tensors": "x"}, "cannot be read"),
+    ],
+)
+def test_a_changed_layout_is_refused(
+    imported: Path, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    own = Path(shutil.copytree(imported, tmp_path / "inner" / "own"))
+    layout = json.loads((own / "release" / "layout.json").read_text())
+    layout["shards"][0] |= change
+    (own / "release" / "layout.json").write_text(json.dumps(layout))
+    with pytest.raises(CheckpointError, match=said):
+        export_release(own, tmp_path / "inner" / "out")
+    assert not list(tmp_path.rglob("victim*"))
+
+
+@pytest.mark.parametrize("extra", ["answer", "packs/mine.safetensors"])
+def test_what_a_release_cannot_hold_is_not_dropped(imported: Path, tmp_path: Path, extra: str) -> None:
+    own = Path(shutil.copytree(imported, tmp_path / "own"))
+    if extra == "answer":
+        (own / extra).mkdir()
+    else:
+        shutil.copy(own / "packs" / "sam.safetensors", own / extra)
+    with pytest.raises(CheckpointError, match="no place for a part"):
+        export_release(own, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"factory": "antigravity:x"},
+        {"weights": {"folder": "../../etc"}},
+        {"weights": {"folder": "/etc"}},
+        {"weights": {"folder": "experts/sam", "notice": None}},
+        {"weights": "x"},
+        {"input": {"size": "large"}},
+        {"options": {"side": None}},
+        {"options": {"no_such_argument": 1}},
+    ],
+)
+def test_a_checkpoint_changes_no_more_of_a_card_than_it_may(
+    imported: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    own = Path(shutil.copytree(imported, tmp_path / "own"))
+    config = json.loads((own / "config.json").read_text())
+    config["cards"]["clip"] |= changes
+    (own / "config.json").write_text(json.dumps(config))
+    with pytest.raises((CheckpointError, ExpertLoadError)):
+        load(own)
+
+
+def test_out_is_where_nobody_stands(
+    release: Path, profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="in the way"):
+        import_release(release, Path(), ImportOptions(profile=profile))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    import_release(release, tmp_path / "link", ImportOptions(profile=profile))
+    assert (tmp_path / "real" / "config.json").is_file()
 
 
 def test_what_is_in_the_way_stays(release: Path, profile: Path, tmp_path: Path) -> None:
@@ -217,18 +291,21 @@ def test_a_repository_on_the_hub_is_fetched(
     import huggingface_hub
 
     asked: list[tuple[Any, ...]] = []
+    wanted: list[str] = []
 
     def fetch(
         repository: str, *, revision: str | None, allow_patterns: list[str], local_files_only: bool
     ) -> str:
         asked.append((repository, revision, local_files_only))
-        assert not any(name in allow_patterns for name in ("*", "*.py"))
+        wanted.extend(allow_patterns)
         return str(release)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     monkeypatch.delenv("MOVA_OFFLINE", raising=False)
     out = import_release("owner/name", tmp_path / "out", ImportOptions(profile=profile), revision="v1")
-    assert asked == [("owner/name", "v1", False)]
+    assert set(asked) == {("owner/name", "v1", False)}
+    assert "model*.safetensors" in wanted
+    assert not any(pattern.endswith((".bin", ".py")) or pattern == "*" for pattern in wanted)
     assert (out / "config.json").is_file()
 
 
@@ -274,7 +351,9 @@ def test_means_come_from_the_releases_own_processors(own: Path, profile: Path, t
     (own / "high").mkdir()
     processor = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
     (own / "high" / "preprocessor_config.json").write_text(json.dumps(processor))
-    mova = load(import_release(own, tmp_path / "out", ImportOptions(profile=profile)))
+    with pytest.warns(CardWarning, match="no image processor of clip") as told_of:
+        mova = load(import_release(own, tmp_path / "out", ImportOptions(profile=profile)))
+    assert not any("vary" in str(w.message) for w in told_of)
     for id in ("vary", "codetr", "sam"):
         stream = mova.pool.card(id).input
         assert (stream.mean, stream.std, stream.pad_colour) == (

@@ -199,7 +199,9 @@ def rough(imported: Path) -> Mova:
 
 @pytest.mark.parametrize("route", RELEASED_ROUTES)
 @torch.no_grad()
-def test_bfloat16_is_near(mova: Mova, rough: Mova, story: dict[str, Any], route: str) -> None:
+def test_bfloat16_is_near(
+    mova: Mova, rough: Mova, numbers: dict[str, Tensor], story: dict[str, Any], route: str
+) -> None:
     shown, asked = picture(*story["images"][0]), story["questions"][0]
     logits = []
     for each in (mova, rough):
@@ -208,6 +210,7 @@ def test_bfloat16_is_near(mova: Mova, rough: Mova, story: dict[str, Any], route:
         fused = each.model.fuse(base, encoded, text).tokens
         logits.append(last_logits(each, story["results"]["ids"]["q0"]["answering"], fused[0]))
     close(logits[1], logits[0], 0.1)
+    close(logits[1], numbers[f"img0.q0.{route}.answer_first_logits"], 0.1)
 
 
 def test_it_answers(mova: Mova, story: dict[str, Any]) -> None:
