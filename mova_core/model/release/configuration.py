@@ -204,7 +204,7 @@ def _check_ways(release: Release) -> None:
 def _changes(release: Release, profile: ReleaseProfile, id: str, *, compat: bool) -> CardChanges:
     """What the checkpoint changes of an installed card."""
     card = _installed(id)
-    own = profile.cards.get(id, CardChanges())
+    own = {str(tower): changes for tower, changes in profile.cards.items()}.get(id, CardChanges())
     stream: dict[str, Any] = {}
     found = release.normalisation(_PROCESSED_BY[id]) if id in _PROCESSED_BY else None
     if found is not None:
