@@ -52,7 +52,7 @@ def command(
     skip_failing: Annotated[
         bool, typer.Option("--skip-failing", help="Answer without routed experts that fail.")
     ] = False,
-    device: Device = "cpu",
+    device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
     compile: Compile = False,

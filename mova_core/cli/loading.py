@@ -32,14 +32,14 @@ Compile = Annotated[
 def load_model_for_command(
     model: str,
     *,
-    device: str = "cpu",
+    device: str = "auto",
     dtype: str = "auto",
     quantize: str | None = None,
     compile: bool = False,
     on_expert_error: Literal["error", "skip"] = "error",
     quiet: bool = False,
 ) -> Mova:
-    """The model that a command works with.
+    """The model that a command works with; on a GPU its experts stay within what a plan leaves to them.
 
     Args:
         model: an installed model, or a checkpoint directory.
@@ -50,7 +50,10 @@ def load_model_for_command(
     Raises:
         MovaError: as for `mova_core.load`.
     """
+    from mova_core.model.devices import find_device
     from mova_core.model.load import load
+
+    place = find_device(device)
 
     def tell(message: str) -> None:
         if not quiet:
@@ -58,7 +61,8 @@ def load_model_for_command(
 
     return load(
         model,
-        device=device,
+        device=str(place),
+        memory_budget=None if place.type == "cpu" else "auto",
         dtype=dtype,
         quantization=quantize,
         compile=compile,

@@ -26,7 +26,7 @@ def command(
         ),
     ] = "model",
     router: Annotated[str, typer.Option(help=f"Who routes: {', '.join(ROUTERS)}.")] = "learned",
-    device: Device = "cpu",
+    device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
     compile: Compile = False,
