@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,7 +35,9 @@ class Layout:
         rename: regular expressions and replacements, applied to each name in order (`re.sub`).
         unused: regular expressions, matched from the start of a name before renaming, of tensors that are
             expected and not needed, such as a classifier's head.
-        convert: what renaming cannot do, on all renamed tensors at once, such as cutting a fused projection.
+        fused: projections that the publisher keeps as one: a stretch of a renamed name between dots, and the
+            stretches that take its place, for the parts the tensor is cut into along its outputs, in order.
+        convert: what else renaming cannot do, on all renamed tensors at once.
     """
 
     title: str
@@ -43,6 +45,7 @@ class Layout:
     prefix: str = ""
     rename: tuple[tuple[str, str], ...] = ()
     unused: tuple[str, ...] = ()
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     convert: Callable[[State], State] | None = None
 
     def fits(self, names: Iterable[str]) -> bool:
@@ -67,12 +70,23 @@ class Layout:
             renamed = short
             for pattern, replacement in self.rename:
                 renamed = re.sub(pattern, replacement, renamed)
-            if renamed in own:
-                raise ExpertLoadError(
-                    "two tensors mean the same weight", value=name, expected=f"one for {renamed}"
-                )
-            own[renamed] = tensors[name]
+            for part, tensor in self._parts(renamed, tensors[name]):
+                if part in own:
+                    raise ExpertLoadError(
+                        "two tensors mean the same weight", value=name, expected=f"one for {part}"
+                    )
+                own[part] = tensor
         return (self.convert(own) if self.convert else own), tuple(unused)
+
+    def _parts(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The tensor itself, or what it is cut into, each with memory of its own."""
+        fused = next((each for each in self.fused if f".{each}." in name), None)
+        if fused is None:
+            yield name, tensor
+            return
+        parts = self.fused[fused]
+        for part, piece in zip(parts, tensor.chunk(len(parts)), strict=False):  # too short: found missing
+            yield name.replace(f".{fused}.", f".{part}."), piece.clone()
 
 
 @dataclass(frozen=True, slots=True)

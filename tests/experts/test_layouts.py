@@ -179,3 +179,14 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExpertLoadError, match="cannot be read"):
         WeightFiles(tmp_path / "w.pth")
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_fused_projection_is_cut_along_its_outputs() -> None:
+    layout = Layout("x", "a.qkv.weight", fused={"qkv": ("q", "k", "v")})
+    whole = torch.arange(12.0).reshape(6, 2)
+    own, _ = layout.read({"a.qkv.weight": whole, "a.norm.weight": torch.ones(1)})
+    assert list(own) == ["a.q.weight", "a.k.weight", "a.v.weight", "a.norm.weight"]
+    assert torch.equal(torch.cat([own[f"a.{part}.weight"] for part in "qkv"]), whole)
+    assert len({tensor.untyped_storage().data_ptr() for tensor in own.values()}) == 4
+    with pytest.raises(ExpertLoadError, match="same weight"):
+        layout.read({"a.qkv.weight": whole, "a.q.weight": whole})

@@ -10,7 +10,6 @@ Notation for tensor shapes:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final, Self
 
 import torch
@@ -22,6 +21,7 @@ from mova_core.errors import ExpertLoadError
 from mova_core.experts.features import ExpertFeatures
 from mova_core.experts.layouts import pretrained
 from mova_core.experts.protocol import VisionExpert
+from mova_core.experts.stated import stated_config
 from mova_expert_clip.layouts import layouts
 
 RELEASED: Final[Mapping[str, int]] = {
@@ -63,7 +63,9 @@ class ClipEncoder(VisionExpert):
         Raises:
             ExpertLoadError: the sizes or weights cannot be read, or do not fit; what does not fit is listed.
         """
-        config = _published_config(Path(source)) or _config(RELEASED)
+        config = stated_config(
+            source, CLIPVisionConfig.from_dict, encoder="clip_vision_model", whole="clip"
+        ) or _config(RELEASED)
         config.image_size = side
         encoder = pretrained(
             lambda: clip_encoder(config),
@@ -138,26 +140,6 @@ def _patch(config: CLIPVisionConfig) -> int:
             expected="one number",
         )
     return config.patch_size
-
-
-def _published_config(source: Path) -> CLIPVisionConfig | None:
-    """The configuration in a folder that transformers wrote, if it is a CLIP's or of its vision tower."""
-    if not (source / "config.json").is_file():
-        return None
-    try:
-        config, _ = CLIPVisionConfig.get_config_dict(source, local_files_only=True)
-        if config.get("model_type") == "clip":
-            config = config["vision_config"]
-        elif config.get("model_type") != CLIPVisionConfig.model_type:
-            return None
-        return CLIPVisionConfig.from_dict(config)
-    except Exception as error:  # transformers raises whatever a broken file provokes
-        raise ExpertLoadError(
-            "the sizes of this CLIP cannot be read",
-            value=str(source / "config.json"),
-            expected="a configuration that transformers wrote",
-            hint="Fetch it again.",
-        ) from error
 
 
 def _stream(side: int) -> InputStream:

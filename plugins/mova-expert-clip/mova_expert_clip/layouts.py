@@ -13,8 +13,7 @@ from typing import Final
 from mova_core.experts.layouts import Layout, State
 from mova_expert_clip.positions import resized
 
-_FUSED: Final = ".in_proj."
-_PARTS: Final = (".q_proj.", ".k_proj.", ".v_proj.")
+_FUSED: Final = {"in_proj": ("q_proj", "k_proj", "v_proj")}  # [3c, c] -> 3 of [c, c]
 _POSITIONS: Final = "embeddings.position_embedding.weight"
 
 _OPENAI: Final = (
@@ -40,10 +39,9 @@ def layouts(layers: int, side: int) -> tuple[Layout, ...]:
     """
 
     def convert(state: State) -> State:
-        parts = _cut(state)
-        if _POSITIONS in parts:
-            parts[_POSITIONS] = resized(parts[_POSITIONS], side)
-        return parts
+        if _POSITIONS in state:
+            state[_POSITIONS] = resized(state[_POSITIONS], side)
+        return state
 
     last = layers - 1
     unused = (r"embeddings\.position_ids$", rf"encoder\.layers\.{last}\.", r"post_layernorm\.")
@@ -58,6 +56,7 @@ def layouts(layers: int, side: int) -> tuple[Layout, ...]:
         mark="transformer.resblocks.0.attn.in_proj_weight",
         rename=_OPENAI,
         unused=(r"proj$", rf"transformer\.resblocks\.{last}\.", r"ln_post\."),
+        fused=_FUSED,
         convert=convert,
     )
     return (
@@ -67,15 +66,3 @@ def layouts(layers: int, side: int) -> tuple[Layout, ...]:
         ),
         openai,
     )
-
-
-def _cut(state: State) -> State:
-    """Cuts the projection to queries, keys and values, [3c, c]; each part gets memory of its own."""
-    parts: State = {}
-    for name, tensor in state.items():
-        if _FUSED not in name:
-            parts[name] = tensor
-            continue
-        for part, piece in zip(_PARTS, tensor.chunk(len(_PARTS)), strict=False):
-            parts[name.replace(_FUSED, part)] = piece.clone()
-    return parts

@@ -10,7 +10,6 @@ Notation for tensor shapes:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final, Self
 
 import torch
@@ -19,10 +18,10 @@ from torch.nn import functional as F
 from transformers import Dinov2Config, Dinov2Model
 
 from mova_core.cards.stream import InputStream
-from mova_core.errors import ExpertLoadError
 from mova_core.experts.features import ExpertFeatures
 from mova_core.experts.layouts import pretrained
 from mova_core.experts.protocol import VisionExpert
+from mova_core.experts.stated import stated_config
 from mova_expert_dinov2.encoder import dinov2_encoder
 from mova_expert_dinov2.layouts import layouts
 
@@ -65,7 +64,7 @@ class Dinov2Expert(VisionExpert):
         Raises:
             ExpertLoadError: the sizes or weights cannot be read, or do not fit; what does not fit is listed.
         """
-        config = _published_config(Path(source)) or _config(RELEASED)
+        config = stated_config(source, Dinov2Config.from_dict, encoder="dinov2") or _config(RELEASED)
         encoder = pretrained(
             lambda: dinov2_encoder(config),
             source,
@@ -124,24 +123,6 @@ def _config(sizes: Mapping[str, int]) -> Dinov2Config:
         patch_size=14,
         use_swiglu_ffn=True,
     )
-
-
-def _published_config(source: Path) -> Dinov2Config | None:
-    """The configuration in a folder that transformers wrote, if it is a DINOv2's."""
-    if not (source / "config.json").is_file():
-        return None
-    try:
-        config, _ = Dinov2Config.get_config_dict(source, local_files_only=True)
-        if config.get("model_type") != Dinov2Config.model_type:
-            return None
-        return Dinov2Config.from_dict(config)
-    except Exception as error:  # transformers raises whatever a broken file provokes
-        raise ExpertLoadError(
-            "the sizes of this DINOv2 cannot be read",
-            value=str(source / "config.json"),
-            expected="a configuration that transformers wrote",
-            hint="Fetch it again.",
-        ) from error
 
 
 def _stream(side: int) -> InputStream:

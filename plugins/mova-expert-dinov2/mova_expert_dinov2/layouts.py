@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mova_core.experts.layouts import Layout, State
+from mova_core.experts.layouts import Layout
 
 _FUSED: Final = {
     "attn.qkv": ("attention.q_proj", "attention.k_proj", "attention.v_proj"),  # [3c, c] -> 3 of [c, c]
@@ -55,28 +55,14 @@ def layouts(layers: int) -> tuple[Layout, ...]:
             mark=mark,
             rename=_TRANSFORMERS,
             unused=unused,
-            convert=_cut,
+            fused=_FUSED,
         ),
-        Layout(title="transformers", mark=mark, rename=_TRANSFORMERS, unused=unused, convert=_cut),
+        Layout(title="transformers", mark=mark, rename=_TRANSFORMERS, unused=unused, fused=_FUSED),
         Layout(
             title="facebookresearch/dinov2",
             mark="blocks.0.mlp.w12.weight",
             rename=_PUBLISHER,
             unused=(r"mask_token$", rf"blocks\.{last}\.", r"norm\."),
-            convert=_cut,
+            fused=_FUSED,
         ),
     )
-
-
-def _cut(state: State) -> State:
-    """Cuts fused projections along their outputs; each part gets memory of its own."""
-    parts: State = {}
-    for name, tensor in state.items():
-        fused = next((each for each in _FUSED if f".{each}." in name), None)
-        if fused is None:
-            parts[name] = tensor
-            continue
-        names = _FUSED[fused]
-        for part, piece in zip(names, tensor.chunk(len(names)), strict=False):
-            parts[name.replace(fused, part)] = piece.clone()
-    return parts

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import Pix2StructVisionConfig, Pix2StructVisionModel
 
-from mova_core.errors import ExpertLoadError
+from mova_core.experts.stated import stated_config
 
 SIZES = (
     "hidden_size",
@@ -20,8 +20,6 @@ SIZES = (
     "seq_len",
 )
 """What of a configuration makes up the encoder; dropout and the like have no say here."""
-
-_MODEL_TYPES = ("pix2struct", "pix2struct_vision_model")
 
 
 def encoder(**sizes: int) -> Pix2StructVisionModel:
@@ -47,20 +45,9 @@ def sizes_beside(source: Path) -> dict[str, int] | None:
     Raises:
         ExpertLoadError: the configuration cannot be read.
     """
-    path = source / "config.json"
-    if not path.is_file():
-        return None
-    try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-        if stated.get("model_type") not in _MODEL_TYPES:
-            return None
-        vision = stated.get("vision_config", stated)
-        config = Pix2StructVisionConfig(**{name: vision[name] for name in SIZES if name in vision})
-    except Exception as error:  # transformers raises whatever a wrong value provokes
-        raise ExpertLoadError(
-            f"the configuration {str(path)!r} cannot be read",
-            value=f"{type(error).__name__}: {error}",
-            expected="a config.json of transformers",
-            hint="Fetch it again.",
-        ) from error
+    return stated_config(source, _sizes, encoder="pix2struct_vision_model", whole="pix2struct")
+
+
+def _sizes(stated: Mapping[str, Any]) -> dict[str, int]:
+    config = Pix2StructVisionConfig(**{name: stated[name] for name in SIZES if name in stated})
     return {name: getattr(config, name) for name in SIZES}

@@ -6,15 +6,12 @@ positions (arXiv 2304.02643, appendix A; arXiv 2203.16527), then a neck of two c
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping
-from pathlib import Path
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import SamVisionConfig
 
-from mova_core.errors import ExpertLoadError
+from mova_core.experts.stated import stated_config
 
 RELEASED: Final[Mapping[str, object]] = {
     "image_size": 1024,
@@ -40,9 +37,6 @@ TINY: Final[Mapping[str, object]] = {
 }
 """Small sizes; the window does not divide the grid, so that padding is exercised too."""
 
-TRANSFORMERS_TYPES: Final = ("sam", "sam_vision_model")
-"""`model_type` of the transformers models whose vision encoder this is."""
-
 _INITIALISER: Final = 0.02
 """Deviation of random weights; with the 1e-10 of published configurations every picture would look alike."""
 
@@ -62,33 +56,22 @@ def encoder_config(**sizes: object) -> SamVisionConfig:
     return SamVisionConfig.from_dict({**TINY, **sizes, "initializer_range": _INITIALISER})
 
 
-def stated_config(source: str, model_types: Collection[str] = TRANSFORMERS_TYPES) -> SamVisionConfig | None:
-    """The configuration that a folder of transformers states for its vision encoder.
+def encoder_config_of(
+    source: str, *, encoder: str = "sam_vision_model", whole: str = "sam"
+) -> SamVisionConfig | None:
+    """The configuration that a folder of transformers states for its vision encoder, if it states one.
 
     Args:
         source: a weight file or a folder.
-        model_types: `model_type` of the models whose vision encoder has this architecture.
-
-    Returns:
-        The configuration; None for a single file, and for a folder without `config.json` or of another model.
+        encoder, whole: `model_type` of an encoder of this architecture, and of the model it is a part of.
 
     Raises:
         ExpertLoadError: `config.json` cannot be read.
     """
-    file = Path(source) / "config.json"
-    if not file.is_file():
-        return None
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-        if document.get("model_type") not in model_types:
-            return None
-        stated = document.get("vision_config", document)
-        known = SamVisionConfig().to_dict().keys() - {"model_type"}
-        return SamVisionConfig.from_dict({name: stated[name] for name in known & stated.keys()})
-    except (OSError, ValueError, TypeError, AttributeError, StrictDataclassError) as error:
-        raise ExpertLoadError(
-            f"the configuration {str(file)!r} cannot be read",
-            value=f"{type(error).__name__}: {error}",
-            expected="the config.json of a transformers model",
-            hint="Fetch it again.",
-        ) from error
+    return stated_config(source, _from_stated, encoder=encoder, whole=whole)
+
+
+def _from_stated(stated: Mapping[str, Any]) -> SamVisionConfig:
+    """Relatives of SAM state more of their encoders than SAM does."""
+    known = SamVisionConfig().to_dict().keys() - {"model_type"}
+    return SamVisionConfig.from_dict({name: stated[name] for name in known & stated.keys()})

@@ -19,7 +19,7 @@ from mova_core.cards.stream import InputStream
 from mova_core.experts.features import ExpertFeatures
 from mova_core.experts.layouts import pretrained
 from mova_core.experts.protocol import VisionExpert
-from mova_expert_sam.encoder import RELEASED, encoder_config, stated_config
+from mova_expert_sam.encoder import RELEASED, encoder_config, encoder_config_of
 from mova_expert_sam.layouts import LAYOUTS
 
 STREAM: Final = read_expert_card(Path(__file__).with_name("expert.toml")).input
@@ -52,7 +52,7 @@ class SamExpert(VisionExpert):
         Raises:
             ExpertLoadError: the files cannot be read, or lists what is missing, surplus or of another shape.
         """
-        config = stated_config(source) or encoder_config(**RELEASED)
+        config = encoder_config_of(source) or encoder_config(**RELEASED)
         return pretrained(lambda: cls._build(config), source, LAYOUTS, dtype=dtype, device=device)
 
     @classmethod

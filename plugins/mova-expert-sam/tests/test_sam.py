@@ -27,7 +27,7 @@ from mova_core.cards.resolve import usable_expert
 from mova_core.errors import ExpertLoadError
 from mova_core.experts.streams import stream_tensor
 from mova_core.testing import ExpertConformance
-from mova_expert_sam.encoder import RELEASED, encoder_config, stated_config
+from mova_expert_sam.encoder import RELEASED, encoder_config, encoder_config_of
 from mova_expert_sam.expert import STREAM, SamExpert
 
 DATA = Path(__file__).parent / "data"
@@ -187,7 +187,7 @@ def test_transformers_models_load_at_the_sizes_they_state(
 
 def test_a_configuration_of_another_model_says_nothing_of_the_encoder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mova_llama", "hidden_size": 4096}))
-    assert stated_config(str(tmp_path)) is None
+    assert encoder_config_of(str(tmp_path)) is None
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_configuration_of_another_model_says_nothing_of_the_encoder(tmp_path: 
 def test_a_broken_configuration_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ExpertLoadError, match="config.json"):
-        stated_config(str(tmp_path))
+        encoder_config_of(str(tmp_path))
 
 
 def test_a_size_of_no_meaning_is_refused() -> None:

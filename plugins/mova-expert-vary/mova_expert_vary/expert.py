@@ -24,7 +24,7 @@ from mova_core.cards.stream import InputStream
 from mova_core.experts.features import ExpertFeatures
 from mova_core.experts.layouts import pretrained
 from mova_core.experts.protocol import VisionExpert
-from mova_expert_sam.encoder import encoder_config, stated_config
+from mova_expert_sam.encoder import encoder_config, encoder_config_of
 from mova_expert_vary.layouts import LAYOUTS
 
 RELEASED: Final[Mapping[str, object]] = {
@@ -41,8 +41,6 @@ RELEASED: Final[Mapping[str, object]] = {
 
 STREAM: Final = read_expert_card(Path(__file__).with_name("expert.toml")).input
 """The card's stream; smaller encoders differ from it in size alone."""
-
-_TRANSFORMERS_TYPES: Final = ("got_ocr2", "got_ocr2_vision")
 
 
 class VaryExpert(VisionExpert):
@@ -73,7 +71,9 @@ class VaryExpert(VisionExpert):
         Raises:
             ExpertLoadError: the files cannot be read, or lists what is missing, surplus or of another shape.
         """
-        config = stated_config(source, _TRANSFORMERS_TYPES) or encoder_config(**RELEASED)
+        config = encoder_config_of(source, encoder="got_ocr2_vision", whole="got_ocr2") or encoder_config(
+            **RELEASED
+        )
         return pretrained(lambda: cls._build(config), source, LAYOUTS, dtype=dtype, device=device)
 
     @classmethod
