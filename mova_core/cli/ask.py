@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mova_core.cli.batch.run import BatchOptions, answer_file
-from mova_core.cli.loading import Compile, Device, Dtype, Quantize, load_model_for_command
+from mova_core.cli.loading import Compile, Device, Dtype, ExpertDevice, Quantize, load_model_for_command
 from mova_core.cli.routes import ROUTERS, choose_router, shown_probabilities
 from mova_core.cli.timeline import timeline_lines
 from mova_core.cli.traces import plain_trace
@@ -53,6 +53,7 @@ def command(
         bool, typer.Option("--skip-failing", help="Answer without routed experts that fail.")
     ] = False,
     device: Device = "auto",
+    expert_device: ExpertDevice = None,
     dtype: Dtype = "auto",
     quantize: Quantize = None,
     compile: Compile = False,
@@ -65,6 +66,7 @@ def command(
         return load_model_for_command(
             model,
             device=device,
+            expert_device=expert_device,
             dtype=dtype,
             quantize=quantize,
             compile=compile,

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 Device = Annotated[
     str, typer.Option("--device", help="Where to run: cpu, cuda, cuda:1, or auto for the first GPU there is.")
 ]
+ExpertDevice = Annotated[
+    str | None,
+    typer.Option("--expert-device", help="Where the experts run, such as cuda:1, if not beside the model."),
+]
 Dtype = Annotated[
     str,
     typer.Option(
@@ -33,6 +37,7 @@ def load_model_for_command(
     model: str,
     *,
     device: str = "auto",
+    expert_device: str | None = None,
     dtype: str = "auto",
     quantize: str | None = None,
     compile: bool = False,
@@ -43,7 +48,7 @@ def load_model_for_command(
 
     Args:
         model: an installed model, or a checkpoint directory.
-        device, dtype, quantize, compile: as the options of this module.
+        device, expert_device, dtype, quantize, compile: as the options of this module.
         on_expert_error: as for `mova_core.load`.
         quiet: do not tell of loading on stderr.
 
@@ -62,7 +67,8 @@ def load_model_for_command(
     return load(
         model,
         device=str(place),
-        memory_budget=None if place.type == "cpu" else "auto",
+        expert_device=expert_device,
+        memory_budget="auto" if place.type != "cpu" and expert_device is None else None,
         dtype=dtype,
         quantization=quantize,
         compile=compile,

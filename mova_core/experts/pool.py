@@ -48,7 +48,8 @@ class ExpertPool:
         dtype: dtype of their parameters and features.
         memory_budget: bound of all loaded experts together in bytes, by their parameters and buffers; those
             used longest ago make room. None for no bound.
-        held: encoders by id that someone else keeps in memory: handed out, neither counted nor evicted.
+        held: encoders by id that someone else keeps in memory, on whatever device: handed out, neither
+            counted nor evicted.
         cache: keeps features by picture; None keeps nothing between calls.
         on_expert_error: whether a routed expert that fails raises ("error") or is left out and named in
             `Encoded.skipped` ("skip").
@@ -85,6 +86,7 @@ class ExpertPool:
         for expert in experts:
             self._add(expert)
         self._cards = dict(sorted(self._cards.items()))
+        self._elsewhere = {id: next(own.parameters()).device for id, own in (held or {}).items()}
         self._shelf = ExpertShelf(
             loader or self._load,
             device=self.device,
@@ -244,7 +246,8 @@ class ExpertPool:
             found = {digest: features for digest, features in cached.items() if features is not None}
         missing = [digest for digest in keys if digest not in found]
         if missing:
-            fresh = run_expert(self._shelf.get(card), batch, missing, device=self.device, dtype=self.dtype)
+            device = self._elsewhere.get(id, self.device)
+            fresh = run_expert(self._shelf.get(card), batch, missing, device=device, dtype=self.dtype)
             for row, digest in enumerate(missing):
                 found[digest] = ExpertFeatures(fresh.tokens[row : row + 1], fresh.grid)  # [1, n, c]
                 if self.cache is not None:

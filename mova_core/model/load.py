@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mova_core.cards.card import ExpertCard
 from mova_core.cards.resolve import usable_expert
 from mova_core.cards.warning import warn
-from mova_core.errors import CheckpointError
+from mova_core.errors import CheckpointError, ConfigError
 from mova_core.experts.shelf import silent
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def load(
     compile: Compile = False,
     plan: MemoryPlan | None = None,
     memory_budget: int | Literal["auto"] | None = None,
+    expert_device: str | torch.device | None = None,
     cache_bytes: int = CACHE_BYTES,
     on_expert_error: Literal["error", "skip"] = "error",
     progress: Progress = silent,
@@ -65,6 +66,8 @@ def load(
             device_map, quantization and memory_budget, which are not given then.
         memory_budget: bound of all loaded experts in bytes; "auto" for what a plan of the device leaves to
             them; None for no bound. The base encoder does not count.
+        expert_device: where the experts run, if not beside the base encoder. On a device of their own they
+            start as soon as they are decided, while the route goes on.
         cache_bytes: bound of the cache of base and expert features.
         on_expert_error: "error", or "skip" to answer without a routed expert that fails.
         progress: hears of loading.
@@ -83,6 +86,7 @@ def load(
     from mova_core.hookspecs import load_hooks
     from mova_core.model.assistant import Mova
     from mova_core.model.checkpoint import load_model, read_config
+    from mova_core.model.devices import find_device
     from mova_core.model.modeling import MovaForConditionalGeneration
     from mova_core.model.own_cards import own_record
     from mova_core.model.planning import settle
@@ -102,6 +106,12 @@ def load(
     }
     if plan is not None or memory_budget == "auto":
         options = settle(directory, plan, options, cache_bytes=cache_bytes)
+    if expert_device is not None and (plan is not None or memory_budget == "auto"):
+        raise ConfigError(
+            "a plan places the experts beside the base encoder",
+            value=f"expert_device {expert_device}",
+            hint="Give their memory_budget in bytes, or no expert_device.",
+        )
     budget = options.pop("memory_budget")
     model = load_model(
         MovaForConditionalGeneration,
@@ -114,7 +124,7 @@ def load(
     )
     pool = ExpertPool(
         [*records, own_record(usable_expert(config.base), config, directory)],
-        device=model.device,
+        device=model.device if expert_device is None else find_device(expert_device),
         dtype=next(model.base.parameters()).dtype,
         memory_budget=budget,
         cache=FeatureCache(cache_bytes) if cache_bytes else None,

@@ -74,3 +74,14 @@ def test_errors_are_one_line(run: Run, words: tuple[str, ...], said: str) -> Non
 def test_other_bits_are_an_error_of_usage(run: Run) -> None:
     result = run("--quantize", "2bit")
     assert result.code == 2 and "--quantize" in result.err
+
+
+def test_experts_may_run_elsewhere(
+    mova: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (30, 20), (200, 30, 40)).save("red.png")
+    words = ("ask", "red.png", "Why?", "--model", str(tiny), "--max-new-tokens", "2", "--expert-device")
+    assert mova(*words, "cpu").code == 0
+    result = mova(*words, "quantum")
+    assert (result.code, result.err.splitlines()[-1].startswith("error: no such device")) == (2, True)

@@ -19,9 +19,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 import mova_core
+from mova_core.cards.resolve import usable_expert
 from mova_core.errors import CheckpointError, ConfigError
+from mova_core.experts.pool import ExpertPool
 from mova_core.model.build import load_language_model
 from mova_core.model.language import LanguageOptions, default_attention
+from mova_core.model.load import pool_records
 from mova_core.model.modeling import MovaForConditionalGeneration
 from mova_core.model.settings import LanguageSettings
 from mova_core.routing.calibration import Calibration
@@ -238,3 +241,19 @@ def test_a_wrong_option_is_said_in_one_line(tiny: Path, options: dict[str, Any],
     with pytest.raises(ConfigError) as caught:
         mova_core.load(tiny, **options)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_experts_run_where_they_are_put(tiny: Path, expected: tuple[Any, ...], picture: Any) -> None:
+    assert outcome(mova_core.load(tiny, dtype=torch.float32, expert_device="cpu"), picture(1)) == expected
+    with pytest.raises(ConfigError, match="no such device"):
+        mova_core.load(tiny, expert_device="quantum")
+    with pytest.raises(ConfigError, match="beside the base encoder"):
+        mova_core.load(tiny, expert_device="cpu", memory_budget="auto")
+
+
+def test_a_base_encoder_stays_where_the_model_is(tiny: Path, assistant: Any, picture: Any) -> None:
+    base = usable_expert("tiny-base")
+    held = {base.id: assistant.model.base}
+    pool = ExpertPool([*pool_records(tiny), base], device="meta", held=held)
+    assert pool.device.type == "meta"
+    assert pool.encode_all([picture(1)], "tiny-base").tokens.device.type == "cpu"
