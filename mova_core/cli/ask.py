@@ -60,7 +60,6 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Answer a question about a picture, or a file of questions with --batch."""
-    from mova_core.model.load import find_checkpoint
 
     def load() -> Mova:
         return load_model_for_command(
@@ -80,7 +79,7 @@ def command(
         options = BatchOptions(
             questions=batch,
             output=output,
-            checkpoint=find_checkpoint(model),
+            checkpoint=_checkpoint(model),
             router=router,
             experts=None if route is None else tuple(route),
             max_new_tokens=max_new_tokens,
@@ -90,7 +89,7 @@ def command(
         )
         raise typer.Exit(0 if answer_file(options, load) else 1)
     images, asked = _check_alone(image, question, more, {"--output": output, "--batch-size": batch_size})
-    find_checkpoint(model)
+    _checkpoint(model)
     mova = load()
     chosen = choose_router(router, mova) if route is None else None
     answer = mova.ask(
@@ -101,6 +100,13 @@ def command(
         print(json.dumps(_plain(answer, maps), indent=2))
     else:
         _show(answer, explain, maps)
+
+
+def _checkpoint(model: str) -> Path:
+    """Where a model is, which is asked once everything that is quick to check was."""
+    from mova_core.model.load import find_checkpoint
+
+    return find_checkpoint(model)
 
 
 def _check_batch(others: Mapping[str, object]) -> None:
@@ -117,9 +123,8 @@ def _check_batch(others: Mapping[str, object]) -> None:
 def _check_alone(
     image: Path | None, question: str | None, more: list[Path] | None, others: Mapping[str, object]
 ) -> tuple[tuple[Image, ...], str]:
-    """Pictures and question; what is wrong with them is said before anything heavy is loaded."""
-    from mova_core.model.assistant import load_images
-    from mova_core.model.processing import check_question
+    """Pictures and question; what is wrong with them is said before anything heavy is imported."""
+    from mova_core.model.given import check_question, load_images
 
     if given := [name for name, value in others.items() if value is not None]:
         raise InputError(

@@ -62,6 +62,13 @@ COMMANDS = {
 }
 
 
+LOADING = ("ask", "route")
+"""Commands of which a good part is importing and loading: what these allocate is needed to the end."""
+
+RARELY = (50_000, 20, 20)
+"""When such a process searches for garbage; at the usual times that takes a second and a half of ten."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -74,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         arguments = sys.argv[1:]
         atexit.register(_end_at_once)
+        if arguments and arguments[0] in LOADING:
+            gc.set_threshold(*RARELY)
     # pydantic looks for plugins of its own, and fails where the entry points of any distribution are broken.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     with warnings.catch_warnings():
@@ -82,9 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end_at_once() -> None:
-    """Spare a process that ran nothing heavy the search for garbage in all that it is about to give back."""
-    if "torch" not in sys.modules:
-        gc.freeze()
+    """Spare the process a search for garbage in all that it gives back: with torch that takes a second."""
+    gc.freeze()
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -33,12 +33,12 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show which experts a question would go to; no expert is run."""
-    from mova_core.model.assistant import load_images
-    from mova_core.model.load import find_checkpoint
-    from mova_core.model.processing import check_question
+    from mova_core.model.given import check_question, load_images
 
-    picture = load_images(image)[0]
+    picture = load_images(image)[0]  # wrong input is said before anything heavy is imported
     check_question(question)
+    from mova_core.model.load import find_checkpoint
+
     find_checkpoint(model)
     mova = load_model_for_command(
         model, device=device, dtype=dtype, quantize=quantize, compile=compile, quiet=as_json

@@ -8,20 +8,18 @@ are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mova_core.errors import InputError, PoolError
-from mova_core.experts.images import load_image
 from mova_core.fusion.output import FusionOutput
 from mova_core.model.answer import Answer, ImageTrace
+from mova_core.model.given import ImageLike, check_question, load_images
 from mova_core.model.looking import Looked, look
 from mova_core.model.modeling import MovaForConditionalGeneration
-from mova_core.model.processing import MovaProcessor, Turn, check_question
+from mova_core.model.processing import MovaProcessor, Turn
 from mova_core.model.routers import own_router
 from mova_core.model.timeline import Clock
 from mova_core.routing.base import Candidate, Router
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from mova_core.experts.pool import ExpertPool
     from mova_core.hookspecs import Hooks
 
-ImageLike = str | Path | bytes | Image.Image
 MAX_NEW_TOKENS = 64
 
 
@@ -265,19 +262,6 @@ class Conversation:
         answer = self._mova.answer([[*self.turns, turn]], max_new_tokens=max_new_tokens)[0]
         self.turns.append(Turn(turn.question, turn.images, answer.text))
         return answer
-
-
-def load_images(given: ImageLike | Sequence[ImageLike] | None) -> tuple[Image.Image, ...]:
-    """RGB pictures from what a caller may hand in.
-
-    Raises:
-        InputError: naming the picture that cannot be read.
-    """
-    if given is None:
-        return ()
-    if isinstance(given, (str, Path, bytes, Image.Image)):
-        return (load_image(given),)
-    return tuple(load_image(each) for each in given)
 
 
 def _trace(fused: FusionOutput, row: int, route: Route, explain: bool) -> ImageTrace:

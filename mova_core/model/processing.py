@@ -20,15 +20,13 @@ from mova_core.experts.streams import stream_tensor
 from mova_core.fusion.text import QuestionTokenizer
 from mova_core.model.build import load_tokenizer
 from mova_core.model.config import MovaConfig
+from mova_core.model.given import check_question
 from mova_core.model.own_cards import own_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from mova_core.cards.stream import InputStream
-
-MAX_QUESTION_CHARACTERS = 8_000
-"""A longer question is refused: the language model's context would be filled by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,32 +185,3 @@ class MovaProcessor:
         """Answers from new tokens [b, s], without the stop mark."""
         texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [text.split(self.prompt.stop)[0].strip() for text in texts]
-
-
-def check_question(question: str) -> str:
-    """The question, if it can be asked.
-
-    Raises:
-        InputError: if it is empty, too long, or no text that UTF-8 can hold.
-    """
-    if not question.strip():
-        raise InputError(
-            "the question is empty", expected="some words", hint='Example: mova ask IMAGE "What is this?"'
-        )
-    if len(question) > MAX_QUESTION_CHARACTERS:
-        raise InputError(
-            "the question is too long",
-            value=f"{len(question):,} characters",
-            expected=f"at most {MAX_QUESTION_CHARACTERS:,}",
-            hint="Shorten it.",
-        )
-    try:
-        question.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            "the question holds half a character",
-            value=question[error.start].encode(errors="backslashreplace").decode(),
-            expected="text that can be written as UTF-8",
-            hint="Type it again.",
-        ) from error
-    return question

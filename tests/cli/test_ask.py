@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,3 +176,20 @@ def test_a_checkpoint_whose_experts_are_not_installed_is_one_line(
 def test_wrong_input_is_said_before_a_model_is_looked_for(mova: Run, picture: str) -> None:
     result = mova("ask", "nowhere.png", QUESTION, "--model", "mova-nono")
     assert "nowhere.png" in result.err and "mova-nono" not in result.err
+
+
+WRONG_INPUT = """
+import sys
+from mova_core.cli.main import main
+assert main(sys.argv[1:]) == 2
+assert not {"torch", "transformers"} & sys.modules.keys()
+"""
+
+
+@pytest.mark.parametrize("command", ["ask", "route"])
+@pytest.mark.parametrize("words", [("nothing.jpg", "Why?"), ("red.png", " ")])
+def test_wrong_input_is_said_before_anything_heavy_is_imported(
+    tmp_path: Path, command: str, words: tuple[str, ...]
+) -> None:
+    Image.new("RGB", (3, 2)).save(tmp_path / "red.png")
+    subprocess.run([sys.executable, "-c", WRONG_INPUT, command, *words], cwd=tmp_path, check=True)

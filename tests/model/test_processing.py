@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mova_core.errors import InputError
-from mova_core.model.processing import MAX_QUESTION_CHARACTERS, MovaProcessor, Turn, check_question
+from mova_core.model.given import MAX_QUESTION_CHARACTERS, check_question
+from mova_core.model.processing import MovaProcessor, Turn
 
 
 @pytest.fixture

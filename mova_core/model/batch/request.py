@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mova_core.errors import MovaError
     from mova_core.model.answer import Answer
-    from mova_core.model.assistant import ImageLike
+    from mova_core.model.given import ImageLike
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from mova_core.model.processing import MovaProcessor, Turn
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mova_core.model.assistant import ImageLike
+    from mova_core.model.given import ImageLike
     from mova_core.routing.route import Route
 
 MAX_PIXELS = 100_000_000
