@@ -97,7 +97,6 @@ class TensorFile:
         for name, spec in self.tensors.items():
             self._begin[name] = end
             end += spec.nbytes
-        self._left = set(self.tensors)
         self._header = len(header)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w+b")
@@ -112,11 +111,6 @@ class TensorFile:
     ) -> None:
         self._file.close()
 
-    @property
-    def left(self) -> frozenset[str]:
-        """Names of tensors that were not put in yet."""
-        return frozenset(self._left)
-
     def put(self, name: str, tensor: Tensor) -> None:
         """Write one tensor.
 
@@ -128,7 +122,6 @@ class TensorFile:
             raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {spec}")
         self._file.seek(self._begin[name])
         self._file.write(raw_bytes(tensor))
-        self._left.discard(name)
 
     def flush(self) -> None:
         """Make what was put in readable to others."""
