@@ -91,6 +91,8 @@ def run_mode(
     *,
     learned: Sequence[Outcome] | None = None,
     batch: int = 8,
+    done: Sequence[Outcome] = (),
+    keep: Callable[[int, Outcome], None] = lambda place, outcome: None,
     tell: Callable[[int], None] = lambda done: None,
 ) -> list[Outcome]:
     """Answers all items under one mode of routing.
@@ -100,18 +102,22 @@ def run_mode(
         items: questions.
         mode, learned: see `router_for`.
         batch: questions at once.
+        done: outcomes of the first items, from a run that was stopped.
+        keep: given each new outcome with the place of its item, as soon as there is one.
         tell: hears how many are done.
     """
     router = router_for(mode, mova, learned)
-    outcomes: list[Outcome] = []
-    for start in range(0, len(items), batch):
+    outcomes = list(done)
+    if mode == "random":  # draws go on where they were
+        first = items[: len(outcomes)]
+        router.route([item.image for item in first], [item.question for item in first], mova.pool)
+    for start in range(len(outcomes), len(items), batch):
         part = items[start : start + batch]
         turns = [[Turn(item.question, (item.image,))] for item in part]
         answers = mova.answer(turns, router=router, max_new_tokens=8)
-        outcomes += [
-            Outcome(item, answer.text, answer.route.experts)
-            for item, answer in zip(part, answers, strict=True)
-        ]
+        for item, answer in zip(part, answers, strict=True):
+            outcomes.append(Outcome(item, answer.text, answer.route.experts))
+            keep(len(outcomes) - 1, outcomes[-1])
         tell(len(outcomes))
     return outcomes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
@@ -43,12 +44,13 @@ def routing_language(model: MovaForConditionalGeneration, processor: MovaProcess
 
 
 def pointwise_router(model: MovaForConditionalGeneration, processor: MovaProcessor) -> PointwiseRouter:
-    """The pointwise router with the checkpoint's calibration."""
+    """The pointwise router with the checkpoint's words and calibration."""
     settings = model.config.router_settings
+    own = PointwisePrompt(chat=_chat(processor)[0])
     calibration = Calibration(settings.bias, settings.temperature, settings.threshold)
     return PointwiseRouter(
         routing_language(model, processor),
-        prompt=PointwisePrompt(chat=_chat(processor)[0]),
+        prompt=own if settings.branch is None else replace(own, branch=settings.branch),
         calibration=calibration,
         k=settings.max_experts,
     )

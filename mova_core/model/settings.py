@@ -109,6 +109,8 @@ class RouterSettings(Spec):
             released MoVA does.
         max_experts: the most experts a route holds; "free" knows no such bound.
         bias, temperature, threshold: calibration of a pointwise router, see `mova_core.routing.calibration`.
+        branch: what a pointwise router asks of one description, as it was trained to read it; our own words
+            without it.
         listwise: the words of a listwise or free router; our own without them.
     """
 
@@ -117,6 +119,7 @@ class RouterSettings(Spec):
     bias: float = 0.0
     temperature: Annotated[float, Field(gt=0)] = 1.0
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    branch: Annotated[str, Field(pattern=r"\{description\}")] | None = None
     listwise: ListwiseSettings | None = None
 
 

@@ -38,6 +38,8 @@ CHATML = ChatFormat()
 class PointwisePrompt:
     """Asks of one description at a time whether it helps.
 
+    The words are few because every description is followed by them; they are meant for a trained router.
+
     Args:
         chat: turn marks of the language model.
         before_image: text between the opening of the turn and the image.
@@ -50,7 +52,7 @@ class PointwisePrompt:
     chat: ChatFormat = CHATML
     before_image: str = ""
     after_image: str = "\nQuestion: {question}\n"
-    branch: str = "Expert: {description}\nDoes this expert help to answer the question? Answer yes or no."
+    branch: str = "Expert: {description}\nDoes it help?"
     yes: str = "yes"
     no: str = "no"
 

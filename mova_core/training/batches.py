@@ -9,10 +9,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -34,9 +36,17 @@ class Drawn:
     route: tuple[str, ...]
 
 
+@lru_cache(maxsize=2)
+def _order(seed: int, passes: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, passes]).permutation(count)
+
+
 @dataclass
 class DrawnSamples(Dataset[Drawn]):
-    """Draws questions and routes anew for every pass over the samples, from a seed.
+    """Draws order, questions and routes anew for every pass over the samples, from a seed.
+
+    Samples of a batch get equally many questions, where they have them, so that conversations are about
+    equally long and little is padded.
 
     Args:
         samples: pictures with questions.
@@ -45,6 +55,7 @@ class DrawnSamples(Dataset[Drawn]):
         turns: the most questions of one picture.
         routes: shares of routes.
         seed: of the draws.
+        batch: samples of one batch; batches take their samples in order.
     """
 
     samples: SampleSet
@@ -53,16 +64,18 @@ class DrawnSamples(Dataset[Drawn]):
     turns: int
     routes: RouteSettings
     seed: int
+    batch: int = 1
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, place: int) -> Drawn:
-        passes, index = divmod(place, len(self.samples))
-        rng = random.Random(f"{self.seed}/{passes}/{index}")
-        index = (index * 7919 + passes) % len(self.samples)
+        passes, row = divmod(place, len(self.samples))
+        rng = random.Random(f"{self.seed}/{passes}/{row}")
+        index = int(_order(self.seed, passes, len(self.samples))[row])
         sample = self.samples[index]
-        asked = rng.sample(sample.turns, min(len(sample.turns), rng.randint(1, self.turns)))
+        wanted = random.Random(f"{self.seed}/turns/{place // self.batch}").randint(1, self.turns)
+        asked = rng.sample(sample.turns, min(len(sample.turns), wanted))
         return Drawn(index, sample, tuple(asked), self._route(sample, index, rng))
 
     def _route(self, sample: Sample, index: int, rng: random.Random) -> tuple[str, ...]:

@@ -23,10 +23,10 @@ from mova_core.model.routers import pointwise_router
 from mova_core.routing.calibration import Calibration
 from mova_core.training.choices import Choice, Choices, read_domains
 from mova_core.training.config import TrainConfig
-from mova_core.training.features import write_features
-from mova_core.training.samples import SampleSet
+from mova_core.training.features import FeatureStore, write_features
+from mova_core.training.samples import SampleSet, Told
 from mova_core.training.stage import Stage
-from mova_core.training.trainer import StageTrainer, arguments
+from mova_core.training.trainer import StageTrainer, arguments, step_size
 
 
 class RouterStage(Stage):
@@ -47,7 +47,7 @@ class RouterStage(Stage):
     def forward(self, tokens: Sequence[Tensor], choices: Sequence[Choice], **_: Any) -> dict[str, Tensor]:
         """Binary loss of every description, plus the softmax loss of the useful one where there is one."""
         scores = self.scores(tokens, choices)  # [b, e]
-        useful = torch.tensor([c.useful for c in choices], dtype=scores.dtype)
+        useful = torch.tensor([c.useful for c in choices], dtype=scores.dtype, device=scores.device)
         loss = F.binary_cross_entropy_with_logits(scores, useful)
         chosen = useful.sum(1) > 0
         if chosen.any():
@@ -72,14 +72,23 @@ def train_router(
     stage.train()
     offered = int(config.options.get("offered", 4))
     domains, general = _domains(config, offered)
-    tokens = picture_tokens(model, processor, samples, config, tell)
+    store = write_features(
+        cast(SampleSet, _Routeless(samples)),
+        Path(config.data.features),
+        base=model.base,
+        pool=ExpertPool([]),
+        extra=0,
+        seed=config.seed,
+        tell=tell,
+    )
+    seen, samples = Seen(model, processor, store), Told(samples)
     wordings = {card.id: card.descriptions for card in pool}
     data = Choices(
         samples,
         wordings,
         domains,
         general,
-        config.steps * config.batch,
+        config.steps * step_size(arguments(config)),
         offered,
         float(config.options.get("worded", 0.4)),
         config.seed,
@@ -89,7 +98,7 @@ def train_router(
         config.learning_rates,
         args=arguments(config),
         train_dataset=data,
-        data_collator=lambda batch: _collate(batch, tokens, stage.width),
+        data_collator=lambda batch: _collate(batch, seen),
     )
     trainer.run(resume=resume)
     calibrate(
@@ -104,21 +113,19 @@ def train_router(
             float(config.options.get("worded", 0.4)),
             config.seed + 1,
         ),
-        tokens,
+        seen,
         tell,
     )
 
 
 @torch.no_grad()
-def calibrate(
-    stage: RouterStage, data: Choices, tokens: Mapping[tuple[int, str], Tensor], tell: Callable[[str], None]
-) -> None:
+def calibrate(stage: RouterStage, data: Choices, seen: Seen, tell: Callable[[str], None]) -> None:
     """Fits bias and temperature of the model's router on `data`, by maximum likelihood."""
     stage.eval()
     scores, useful = [], []
     for start in range(0, len(data), 16):
-        batch = _collate([data[i] for i in range(start, min(start + 16, len(data)))], tokens, stage.width)
-        scores.append(stage.scores(batch["tokens"], batch["choices"]).flatten())
+        batch = _collate([data[i] for i in range(start, min(start + 16, len(data)))], seen)
+        scores.append(stage.scores(batch["tokens"], batch["choices"]).flatten().float().cpu())
         useful += [u for choice in batch["choices"] for u in choice.useful]
     fitted = Calibration.fit(torch.cat(scores), torch.tensor(useful))
     right = (fitted.probabilities(torch.cat(scores)) > fitted.threshold) == torch.tensor(useful)
@@ -126,6 +133,7 @@ def calibrate(
         "bias": fitted.bias,
         "temperature": fitted.temperature,
         "threshold": fitted.threshold,
+        "branch": stage.router.prompt.branch,
     }
     tell(
         f"calibrated: bias {fitted.bias:.2f}, temperature {fitted.temperature:.2f}, "
@@ -133,36 +141,33 @@ def calibrate(
     )
 
 
-@torch.no_grad()
-def picture_tokens(
-    model: MovaForConditionalGeneration,
-    processor: MovaProcessor,
-    samples: SampleSet,
-    config: TrainConfig,
-    tell: Callable[[str], None],
-) -> Mapping[tuple[int, str], Tensor]:
-    """What the router sees, [n_r, d], for each sample and question; computed once, as the core is frozen."""
-    none = ExpertPool([])
-    store = write_features(
-        cast(SampleSet, _Routeless(samples)),
-        Path(config.data.features),
-        base=model.base,
-        pool=none,
-        extra=0,
-        seed=config.seed,
-        tell=tell,
-    )
-    found: dict[tuple[int, str], Tensor] = {}
-    model.eval()  # type: ignore[no-untyped-call]
-    for start in range(0, len(samples), 16):
-        pairs = [(i, q) for i in range(start, min(start + 16, len(samples))) for q, _ in samples[i].turns]
-        text = processor.question_tokens([[question] for _, question in pairs])
-        base = torch.stack([store.base(i) for i, _ in pairs]).to(model.adapter.position)
-        tokens = model.routing_tokens(base, model.encode_text(text["input_ids"], text["attention_mask"]))
-        found |= {pair: tokens[row].to(torch.bfloat16) for row, pair in enumerate(pairs)}
-        if start % 512 == 0:
-            tell(f"routing tokens: {start} of {len(samples)} samples")
-    return found
+@dataclass(frozen=True)
+class Seen:
+    """What the router sees of pictures: computed when they are drawn, as most never are.
+
+    Args:
+        model: the model; its core is frozen in this stage.
+        processor: its processor.
+        store: base features of the samples.
+    """
+
+    model: MovaForConditionalGeneration
+    processor: MovaProcessor
+    store: FeatureStore
+
+    @torch.no_grad()
+    def __call__(self, choices: Sequence[Choice]) -> list[Tensor]:
+        """Routing tokens [n_r, d] of each choice; [0, d] for one without a picture."""
+        place = self.model.adapter.position
+        tokens = place.new_zeros(0, self.model.config.language_settings.width)
+        pairs = [(c.index, c.question) for c in choices if c.index is not None]
+        if not pairs:
+            return [tokens for _ in choices]
+        text = self.processor.question_tokens([[question] for _, question in pairs])
+        feature = self.model.encode_text(text["input_ids"], text["attention_mask"])
+        base = torch.stack([self.store.base(index) for index, _ in pairs]).to(place)  # [b, n, c]
+        shown = iter(self.model.routing_tokens(base, feature))
+        return [tokens if c.index is None else next(shown) for c in choices]
 
 
 @dataclass(frozen=True)
@@ -178,12 +183,8 @@ class _Routeless:
         return replace(self.samples[index], experts=())
 
 
-def _collate(batch: Sequence[Choice], tokens: Mapping[tuple[int, str], Tensor], width: int) -> dict[str, Any]:
-    blind = torch.zeros(0, width)
-    return {
-        "tokens": [blind if c.index is None else tokens[c.index, c.question] for c in batch],
-        "choices": list(batch),
-    }
+def _collate(batch: Sequence[Choice], seen: Seen) -> dict[str, Any]:
+    return {"tokens": seen(batch), "choices": list(batch)}
 
 
 def _domains(config: TrainConfig, offered: int) -> tuple[list[Mapping[str, Any]], list[str]]:

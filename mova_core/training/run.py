@@ -26,9 +26,9 @@ from mova_core.training.config import LoraSettings, TrainConfig
 from mova_core.training.features import FeatureStore, write_features
 from mova_core.training.memory import keep_freed_memory
 from mova_core.training.router import train_router
-from mova_core.training.samples import build_samples
+from mova_core.training.samples import Told, build_samples
 from mova_core.training.stage import AlignStage, SftStage, Stage
-from mova_core.training.trainer import StageTrainer, arguments
+from mova_core.training.trainer import StageTrainer, arguments, step_size
 
 CPU = torch.device("cpu")
 
@@ -76,7 +76,13 @@ def run(config: TrainConfig, *, resume: bool = False, tell: Callable[[str], None
             model,
             processor,
             DrawnSamples(
-                samples, store, config.steps * config.batch, config.turns, config.routes, config.seed
+                Told(samples),
+                store,
+                config.steps * step_size(arguments(config)),
+                config.turns,
+                config.routes,
+                config.seed,
+                config.batch,
             ),
             store,
             pool,
@@ -143,9 +149,13 @@ def starting_model(config: TrainConfig) -> MovaForConditionalGeneration:
     for name, settings in config.loras.items():
         if name not in model.loras.names:
             model.loras.add(name, _lora(settings))
+    cpu = not torch.cuda.is_available()
     for parameter_name, parameter in model.language_model.named_parameters():
-        if "lora_" in parameter_name:  # small updates would round away in bfloat16
-            parameter.data = parameter.data.float()
+        if "lora_" in parameter_name:
+            parameter.data = parameter.data.float()  # small updates would round away in bfloat16
+        if "lora_B" in parameter_name and cpu:
+            # So narrow a matrix is multiplied faster on CPU, above all in backward, where it lies transposed.
+            parameter.data = parameter.data.T.contiguous().T
     return model
 
 

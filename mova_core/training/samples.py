@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,12 +36,38 @@ class Sample:
     plain: bool = True
 
 
+_NO_PICTURE = Image.new("RGB", (1, 1))
+
+
 class SampleSet(Protocol):
     """Samples by number; the same number always gives the same sample."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+
+class Told:
+    """Samples without their pictures, for stages that train on stored features.
+
+    Args:
+        samples: the set; drawing or decoding its pictures may cost more than the rest of a batch.
+        kept: samples that stay in memory, and are read once while they do.
+    """
+
+    def __init__(self, samples: SampleSet, kept: int = 1 << 14) -> None:
+        self._samples, self._limit = samples, kept
+        self._kept: dict[int, Sample] = {}
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        if index not in self._kept:
+            if len(self._kept) >= self._limit:
+                del self._kept[next(iter(self._kept))]  # the one read longest ago
+            self._kept[index] = replace(self._samples[index], image=_NO_PICTURE)
+        return self._kept[index]
 
 
 def build_samples(factory: str, **arguments: Any) -> SampleSet:

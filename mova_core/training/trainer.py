@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
 from mova_core.errors import ConfigError
@@ -67,6 +68,11 @@ class StageTrainer(Trainer):
         """Trains from the start, or from the newest checkpoint of a run that was stopped."""
         last = last_checkpoint(Path(str(self.args.output_dir))) if resume else None
         self.train(resume_from_checkpoint=str(last) if last else None)
+
+    def _get_train_sampler(self, *_: Any, **__: Any) -> Sampler[int]:
+        """In order: sets draw theirs from a seed, and which samples share a batch matters to them."""
+        data: Any = self.train_dataset
+        return SequentialSampler(data)
 
     def compute_loss(
         self,
@@ -127,3 +133,8 @@ def arguments(config: TrainConfig) -> TrainingArguments:
         seed=config.seed,
         dataloader_num_workers=0,
     )
+
+
+def step_size(args: TrainingArguments) -> int:
+    """Samples of one optimiser step, on all devices and processes together."""
+    return int(args.train_batch_size * args.world_size * args.gradient_accumulation_steps)

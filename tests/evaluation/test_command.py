@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from mova_core.errors import PoolError
+from mova_core.model.assistant import Mova
+
 Run = Callable[..., Any]
 ITEMS = "mova_tiny.samples:held_out"
 
@@ -27,6 +30,37 @@ def test_tables_and_figures(mova: Run, tiny: Path, tmp_path: Path) -> None:
     figures = json.loads(output.read_text())
     assert figures["accuracy"]["none"]["red"]["total"] == 2
     assert f"wrote {output}" in result.err
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(
+    mova: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate(output: Path, *more: str) -> Any:
+        return mova(
+            "eval", "--model", str(tiny), "--items", ITEMS, "--count", "2", "--modes", "none,random",
+            "--batch", "2", "--output", str(output), *more,
+        )  # fmt: skip
+
+    assert evaluate(tmp_path / "whole.json").code == 0
+    whole, answers = (tmp_path / "whole.json").read_text(), Mova.answer
+    asked: list[int] = []
+
+    def counted(self: Mova, conversations: Any, **options: Any) -> Any:
+        if len(asked) == 4:  # of three batches a mode
+            raise PoolError("the run is stopped")
+        asked.append(len(conversations))
+        return answers(self, conversations, **options)
+
+    output = tmp_path / "stopped.json"
+    monkeypatch.setattr(Mova, "answer", counted)
+    assert evaluate(output).code == 2
+    assert not output.exists()
+    assert evaluate(output, "--tasks", "red").code == 2  # other questions: not what was begun
+    asked.clear()
+    assert evaluate(output).code == 0
+    assert asked == [2, 2]
+    assert output.read_text() == whole
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"stopped.json", "whole.json"}
 
 
 @pytest.mark.parametrize(

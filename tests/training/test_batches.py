@@ -83,6 +83,22 @@ def test_questions_are_some_of_the_samples_own(samples: Any, store: FeatureStore
         assert len(set(draw.turns)) == len(draw.turns) and set(draw.turns) <= set(samples[draw.index].turns)
 
 
+def test_a_batch_asks_equally_much_of_every_sample(samples: Any, store: FeatureStore) -> None:
+    numbers = [[len(draw.turns) for draw in batch] for batch in batches(samples, store, size=4)]
+    assert all(len(set(each)) == 1 for each in numbers)
+    assert {each[0] for each in numbers} == {1, 2}
+
+
+def test_batches_are_put_together_anew_in_every_pass(samples: Any, store: FeatureStore) -> None:
+    sets = [frozenset(draw.index for draw in batch) for batch in batches(samples, store, size=4)]
+    assert len(set(sets)) >= len(sets) - 3
+
+
+def batches(samples: Any, store: FeatureStore, *, size: int) -> list[list[Drawn]]:
+    data = DrawnSamples(samples, store, 20 * size, 2, RouteSettings(), 0, size)
+    return [[data[place] for place in range(start, start + size)] for start in range(0, len(data), size)]
+
+
 @pytest.mark.parametrize(
     "shares", [{"none": 0.3, "added": 0.2, "other": 0.1}, {}, {"none": 1.0}, {"added": 1.0}, {"other": 1.0}]
 )

@@ -10,11 +10,16 @@ import pytest
 import torch
 
 from mova_core.errors import ConfigError
+from mova_core.experts.pool import ExpertPool
 from mova_core.model.assistant import Mova
 from mova_core.model.load import load
+from mova_core.model.looking import look
+from mova_core.model.processing import Turn
 from mova_core.routing.calibration import Calibration
+from mova_core.routing.prompt import PointwisePrompt
 from mova_core.training.choices import Choice, Choices, read_domains
-from mova_core.training.router import RouterStage, calibrate
+from mova_core.training.features import FeatureStore, write_features
+from mova_core.training.router import RouterStage, Seen, calibrate
 
 WORDINGS = {f"tiny-{name}": (f"{name} one", f"{name} two") for name in ("red", "green", "blue")}
 DOMAINS = [
@@ -106,7 +111,7 @@ def test_its_loss_counts_each_description_and_the_best_of_them(assistant: Mova) 
 
 
 def test_calibration_makes_the_scores_of_the_helpful_probable(
-    assistant: Mova, samples: Any, monkeypatch: pytest.MonkeyPatch
+    assistant: Mova, samples: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stage = RouterStage(assistant.model, assistant.processor)
     generator = torch.Generator().manual_seed(0)
@@ -118,12 +123,47 @@ def test_calibration_makes_the_scores_of_the_helpful_probable(
     monkeypatch.setattr(stage, "scores", scores)
     told: list[str] = []
     data = Choices(samples, WORDINGS, DOMAINS, [], length=200, offered=4, worded=1.0, seed=0)
-    calibrate(stage, data, {}, told.append)
+    seen = Seen(assistant.model, assistant.processor, FeatureStore(tmp_path))
+    calibrate(stage, data, seen, told.append)
     settings = assistant.model.config.router_settings
     fitted = Calibration(settings.bias, settings.temperature, settings.threshold)
+    assert settings.branch == PointwisePrompt().branch
     low, high = fitted.probabilities(torch.tensor([7.0, 10.0]))
     assert low < 0.15 and high > 0.7
     assert told[0].startswith(f"calibrated: bias {settings.bias:.2f}") and "of 800 descriptions" in told[0]
+
+
+def test_the_router_is_shown_what_it_sees_of_a_picture_when_it_is_asked(
+    assistant: Mova, samples: Any, tmp_path: Path
+) -> None:
+    store = write_features(
+        samples,
+        tmp_path,
+        base=assistant.model.base,
+        pool=ExpertPool.from_ids(assistant.pool.ids),
+        extra=0,
+        dtype=torch.float32,
+        tell=lambda message: None,
+    )
+    found = choices(samples, 12)
+    shown = Seen(assistant.model, assistant.processor, store)(found)
+    assert {choice.index is None for choice in found} == {True, False}
+    for choice, tokens in zip(found, shown, strict=True):
+        if choice.index is None:
+            assert tokens.shape == (0, assistant.model.config.language_settings.width)
+            continue
+        looked = look(
+            assistant.model,
+            assistant.processor,
+            assistant.pool,
+            [[Turn(choice.question, (samples[choice.index].image,))]],
+        )
+        assert torch.allclose(tokens, looked.shown(assistant.router)[0], atol=1e-5)
+
+
+def test_a_router_asks_in_the_words_it_was_trained_with(assistant: Mova) -> None:
+    assistant.model.config.router |= {"branch": "{description}?"}
+    assert RouterStage(assistant.model, assistant.processor).router.prompt.about("Reads").startswith("Reads?")
 
 
 class TestDomains:

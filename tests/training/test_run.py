@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from mova_core.errors import ConfigError, MovaError
 from mova_core.model.load import load
 from mova_core.training import router as router_module
+from mova_core.training.batches import Collator, Drawn
 from mova_core.training.config import TrainConfig
 from mova_core.training.router import RouterStage
 from mova_core.training.run import run
@@ -84,6 +85,25 @@ def test_a_run_is_told_of_and_gives_a_model_that_answers(
     assert set(answer.images[0].gates) == {"tiny-red"}
 
 
+def test_steps_take_samples_in_order_and_ask_equally_much_of_those_of_a_batch(
+    make_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Sequence[Drawn]] = []
+    collate = Collator.__call__
+
+    def watched(self: Collator, batch: Sequence[Drawn]) -> dict[str, Any]:
+        taken.append(batch)
+        return collate(self, batch)
+
+    monkeypatch.setattr(Collator, "__call__", watched)
+    config = make_config("align", steps=6, turns=2)
+    run(config, tell=silent)
+    assert [len(batch) for batch in taken] == [config.batch] * 6
+    assert all(len({len(drawn.turns) for drawn in batch}) == 1 for batch in taken)
+    passes = [drawn.index for batch in taken for drawn in batch]
+    assert [sorted(passes[start : start + 8]) for start in (0, 8, 16)] == [list(range(8))] * 3
+
+
 def test_aligning_a_new_model_learns_what_is_where(make_config: Callable[..., TrainConfig]) -> None:
     rates = {"adapter": 1e-2}
     once = weights(run(make_config("align", steps=1, learning_rates=rates), tell=silent))
@@ -120,7 +140,7 @@ def test_four_samples_are_learned_by_heart(make_config: Callable[..., TrainConfi
 
 def test_a_router_learns_which_experts_help(make_config: Callable[..., TrainConfig], tiny: Path) -> None:
     told: list[str] = []
-    config = make_config("router", steps=40, batch=8, save_every=40)
+    config = make_config("router", steps=80, batch=8, save_every=80)
     model = run(config, tell=told.append)
     first, *_, last = losses(config)
     assert last < 0.8 * first

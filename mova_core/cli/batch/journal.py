@@ -93,6 +93,11 @@ class Journal:
         found: dict[str, Any] = json.loads(self._file.readline())["result"]
         return found
 
+    def discard(self) -> None:
+        """Delete the file: all that is in it has been written elsewhere."""
+        self.path.unlink()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+
     def _note(self, key: str, failed: bool, place: int) -> None:
         self._places[key] = place
         if failed:
