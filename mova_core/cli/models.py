@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mova_core.cards.discovery import discover_models
+from mova_core.cli.table import print_rows
 from mova_core.errors import PartsError
 
 if TYPE_CHECKING:
@@ -122,16 +123,13 @@ def _described(record: ModelRecord) -> dict[str, Any]:
 
 
 def _print_table(models: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from mova_core.model.parts import readable_size
 
-    table = Table("model", "part", "licence", "download", "on disk", box=None, pad_edge=False)
+    rows: list[tuple[str, ...]] = []
     for model in models:
         about = model["title"] if model["status"] == "ok" else f"{model['status']}: {model['problem']}"
-        table.add_row(model["id"], about, model["licence"])
+        rows.append((model["id"], about, model["licence"], "", ""))
         for part in model["parts"]:
             size, is_there = readable_size(part["size_bytes"]), "yes" if part["on_disk"] else "no"
-            table.add_row("", part["id"], part["licence"], size, is_there)
-    Console(highlight=False).print(table)
+            rows.append(("", part["id"], part["licence"], size, is_there))
+    print_rows(("MODEL", "PART", "LICENCE", "DOWNLOAD", "ON DISK"), rows)

@@ -9,6 +9,7 @@ import typer
 
 from mova_core.cards.installed import version
 from mova_core.cli.plan import OtherIndex
+from mova_core.cli.table import print_rows
 
 if TYPE_CHECKING:
     from mova_core.cards.registry import RegistryEntry
@@ -59,18 +60,8 @@ def _row(entry: RegistryEntry) -> dict[str, Any]:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("ID", "KIND", "INSTALLED", "CODE", "WEIGHTS", "TITLE"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        installed = row["installed"] or "no"
-        table.add_row(
-            row["id"], row["kind"], installed, row["code_licence"], row["weights_licence"], row["title"]
-        )
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 200  # a pipe has no width; its reader wants whole cells
-    console.print(table)
+    columns = ("id", "kind", "installed", "code_licence", "weights_licence", "title")
+    print_rows(
+        ("ID", "KIND", "INSTALLED", "CODE", "WEIGHTS", "TITLE"),
+        [[row[column] or "no" for column in columns] for row in rows],
+    )

@@ -8,19 +8,19 @@ Notation for tensor shapes:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mova_core.cards.card import ExpertCard
 from mova_core.cards.resolve import usable_expert
 from mova_core.errors import ExpertLoadError
 from mova_core.testing import ExpertConformance
+from mova_core.testing.files import one_file, sharded
 from mova_expert_biomedclip.expert import RELEASED, BiomedClipExpert
 
 DATA = Path(__file__).parent / "data"
@@ -70,21 +70,8 @@ def timm(state: State) -> State:
     return trunk | {"head.weight": torch.zeros(10, 48), "head.bias": torch.zeros(10)}
 
 
-def one_file(state: State, folder: Path) -> None:
-    save_file({name: tensor.clone() for name, tensor in state.items()}, folder / "model.safetensors")
-
-
 def pickled(state: State, folder: Path) -> None:
     torch.save(state, folder / "open_clip_pytorch_model.bin")
-
-
-def sharded(state: State, folder: Path) -> None:
-    names = sorted(state)
-    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
-    for file, held in shards.items():
-        save_file({name: state[name].clone() for name in held}, folder / file)
-    where = {name: file for file, held in shards.items() for name in held}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
 
 
 LAYOUTS: dict[str, Callable[[State], State]] = {"released": released, "open_clip": open_clip, "timm": timm}

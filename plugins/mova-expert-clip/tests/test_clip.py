@@ -9,7 +9,6 @@ Notation for tensor shapes:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from mova_core.cards.stream import InputStream
 from mova_core.errors import ExpertLoadError
 from mova_core.experts.streams import stream_tensor
 from mova_core.testing import ExpertConformance
+from mova_core.testing.files import one_file, sharded
 from mova_expert_clip.expert import RELEASED, ClipEncoder
 from mova_expert_clip.positions import resized
 
@@ -111,21 +111,8 @@ def openai(state: State) -> State:
     return {f"visual.{name}": tensor for name, tensor in named.items()} | others
 
 
-def one_file(state: State, folder: Path) -> None:
-    save_file({name: tensor.clone() for name, tensor in state.items()}, folder / "model.safetensors")
-
-
 def pickled(state: State, folder: Path) -> None:
     torch.save(state, folder / "pytorch_model.bin")
-
-
-def sharded(state: State, folder: Path) -> None:
-    names = sorted(state)
-    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
-    for file, held in shards.items():
-        save_file({name: state[name].clone() for name in held}, folder / file)
-    where = {name: file for file, held in shards.items() for name in held}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
 
 
 LAYOUTS: dict[str, Callable[[State], State]] = {

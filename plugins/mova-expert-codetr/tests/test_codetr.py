@@ -7,7 +7,6 @@ it.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 import mova_expert_codetr.expert
@@ -23,6 +22,7 @@ from mova_core.cards.card import ExpertCard
 from mova_core.cards.resolve import usable_expert
 from mova_core.errors import ConfigError, ExpertLoadError
 from mova_core.testing import ExpertConformance
+from mova_core.testing.files import one_file, sharded
 from mova_expert_codetr.blocks import Attention
 from mova_expert_codetr.expert import CoDetrExpert
 from mova_expert_codetr.layouts import ROTARY
@@ -131,23 +131,8 @@ LAYOUTS: dict[str, Callable[[State], State]] = {
 }
 
 
-def one_file(state: State, folder: Path) -> Path:
-    save_file(state, folder / "model.safetensors")
-    return folder
-
-
 def pickled(state: State, folder: Path) -> Path:
     torch.save({"state_dict": state, "meta": {"epoch": 16}}, folder / "pytorch_model.pth")
-    return folder
-
-
-def sharded(state: State, folder: Path) -> Path:
-    names = sorted(state)
-    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
-    for file, held in shards.items():
-        save_file({name: state[name] for name in held}, folder / file)
-    where = {name: file for file, held in shards.items() for name in held}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     return folder
 
 

@@ -23,6 +23,7 @@ from mova_core.cards.resolve import usable_expert
 from mova_core.cards.stream import InputStream
 from mova_core.errors import ConfigError, ExpertLoadError
 from mova_core.testing import ExpertConformance
+from mova_core.testing.files import sharded
 from mova_expert_pix2struct.expert import RELEASED, Pix2StructExpert, patch_stream
 from mova_expert_pix2struct.patches import PatchReader, feasible_grid, flattened_patches
 from mova_expert_pix2struct.sizes import sizes_beside
@@ -231,12 +232,7 @@ def _write(folder: Path, state: Mapping[str, Tensor], form: str, model_type: str
         sizes = {"vision_config": SIZES} if model_type == "pix2struct" else SIZES
         (folder / "config.json").write_text(json.dumps({"model_type": model_type, **sizes}))
     if form == "sharded":
-        names = sorted(state)
-        halves = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
-        for file, part in halves.items():
-            save_file({name: state[name] for name in part}, folder / file)
-        index = {name: file for file, part in halves.items() for name in part}
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+        sharded(state, folder)
     elif form.endswith(".safetensors"):
         save_file(state, folder / form)
     else:

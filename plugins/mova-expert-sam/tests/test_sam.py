@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import SamConfig, SamModel, SamVisionModel
 
@@ -27,6 +27,7 @@ from mova_core.cards.resolve import usable_expert
 from mova_core.errors import ExpertLoadError
 from mova_core.experts.streams import stream_tensor
 from mova_core.testing import ExpertConformance
+from mova_core.testing.files import one_file, sharded
 from mova_expert_sam.encoder import RELEASED, encoder_config, encoder_config_of
 from mova_expert_sam.expert import STREAM, SamExpert
 
@@ -70,24 +71,9 @@ def segment_anything(state: State) -> State:
     return {f"image_encoder.{name}": tensor for name, tensor in state.items()} | others
 
 
-def one_file(state: State, folder: Path) -> Path:
-    save_file(state, folder / "model.safetensors")
-    return folder
-
-
 def pickled(state: State, folder: Path) -> Path:
     torch.save(state, folder / "sam_vit_h_4b8939.pth")
     return folder / "sam_vit_h_4b8939.pth"
-
-
-def sharded(state: State, folder: Path) -> Path:
-    names = sorted(state)
-    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
-    for file, held in shards.items():
-        save_file({name: state[name] for name in held}, folder / file)
-    where = {name: file for file, held in shards.items() for name in held}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
-    return folder
 
 
 @pytest.fixture(scope="module")

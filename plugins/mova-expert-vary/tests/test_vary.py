@@ -6,7 +6,6 @@ float32. Its picture is the one that `mova-expert-sam` holds against the release
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GotOcr2Config, GotOcr2ForConditionalGeneration
 
@@ -23,6 +22,7 @@ from mova_core.cards.card import ExpertCard
 from mova_core.cards.resolve import usable_expert
 from mova_core.errors import ExpertLoadError
 from mova_core.testing import ExpertConformance
+from mova_core.testing.files import one_file, sharded
 from mova_expert_vary.expert import RELEASED, STREAM, VaryExpert
 
 DATA = Path(__file__).parent / "data"
@@ -78,23 +78,11 @@ LAYOUTS: dict[str, Callable[[State], State]] = {
 }
 
 
-def one_file(state: State, folder: Path) -> Path:
-    save_file(state, folder / "model.safetensors")
-    return folder
+pickled_shards = partial(sharded, pickled=True)
 
 
 def pickled(state: State, folder: Path) -> Path:
     torch.save(state, folder / "pytorch_model.bin")
-    return folder
-
-
-def sharded(state: State, folder: Path) -> Path:
-    names = sorted(state)
-    shards = {"pytorch_model-1.bin": names[::2], "pytorch_model-2.bin": names[1::2]}
-    for file, held in shards.items():
-        torch.save({name: state[name] for name in held}, folder / file)
-    where = {name: file for file, held in shards.items() for name in held}
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
     return folder
 
 
@@ -122,7 +110,7 @@ def load(source: Path, dtype: torch.dtype = torch.float32) -> VaryExpert:
 
 
 @pytest.mark.usefixtures("small_release")
-@pytest.mark.parametrize("write", [one_file, pickled, sharded])
+@pytest.mark.parametrize("write", [one_file, pickled, pickled_shards])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_features_are_those_of_the_release(
     layout: str, write: Callable[[State, Path], Path], weights: State, reference: State, tmp_path: Path
