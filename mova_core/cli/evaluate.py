@@ -35,12 +35,17 @@ def command(
     ] = None,
 ) -> None:
     """Measure a model on held-out data."""
+    from mova_core.errors import InputError
     from mova_core.evaluation.ablation import Item, check_modes, run_mode
     from mova_core.evaluation.report import accuracy_table, figures, routing_table
     from mova_core.model.load import load
     from mova_core.training.samples import build_samples
 
     chosen = check_modes(modes.split(","))  # before an hour is spent on the first of them
+    if output is not None and output.is_dir():
+        raise InputError(
+            "the output is a folder", value=str(output), expected="a file", hint="Name another --output."
+        )
     samples = build_samples(items, tasks=[t for t in tasks.split(",") if t], count=count)
     asked = [
         Item(sample.image, *sample.turns[0], sample.experts, sample.task, sample.plain)
@@ -53,6 +58,7 @@ def command(
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
             settings = {
+                "modes": modes,  # random routes are like the learned ones, where there are any
                 "items": items,
                 "tasks": tasks,
                 "count": count,

@@ -35,7 +35,6 @@ class RouterStage(Stage):
     def __init__(self, model: MovaForConditionalGeneration, processor: MovaProcessor) -> None:
         super().__init__(model, {})
         self.router = pointwise_router(model, processor)
-        self.width = model.config.language_settings.width
 
     def groups(self) -> Iterator[tuple[str, list[nn.Parameter]]]:
         yield "router", self.lora("router")

@@ -55,7 +55,8 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     monkeypatch.setattr(Mova, "answer", counted)
     assert evaluate(output).code == 2
     assert not output.exists()
-    assert evaluate(output, "--tasks", "red").code == 2  # other questions: not what was begun
+    for other in (("--tasks", "red"), ("--modes", "random")):  # not what was begun
+        assert evaluate(output, *other).code == 2
     asked.clear()
     assert evaluate(output).code == 0
     assert asked == [2, 2]
@@ -68,6 +69,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     [
         (("--modes", "none,best"), "unknown way of routing; got best"),
         (("--items", "nowhere_at_all:items"), "the samples cannot be built"),
+        (("--output", "."), "the output is a folder; got ."),
         (("--model", "mova-nono"), "no such model; got mova-nono"),
     ],
 )

@@ -97,7 +97,7 @@ def test_descriptions_come_in_all_wordings(samples: Any) -> None:
 
 def test_its_loss_counts_each_description_and_the_best_of_them(assistant: Mova) -> None:
     stage = RouterStage(assistant.model, assistant.processor)
-    tokens = [torch.zeros(0, stage.width)] * 2
+    tokens = [torch.zeros(0, assistant.model.config.language_settings.width)] * 2
     some = Choice(None, "why?", ("a", "b"), (True, False))
     none = Choice(None, "who?", ("a", "c"), (False, False))
     with torch.no_grad():

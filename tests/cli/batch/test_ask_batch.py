@@ -191,6 +191,8 @@ def test_a_journal_cut_short_is_gone_on_from(ask: Run, counted: list[int], cut: 
         assert exact(found) == exact(before)  # the rest is of another batch: close, not the same bits
         assert found["probabilities"] == pytest.approx(before["probabilities"], abs=1e-5)
         assert found["gates"].keys() == before["gates"].keys()
+        for id, blocks in before["gates"].items():
+            assert found["gates"][id] == pytest.approx(blocks, abs=1e-5)
 
 
 def test_a_head_cut_short_is_begun_again(ask: Run) -> None:
